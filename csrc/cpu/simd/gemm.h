@@ -1,0 +1,148 @@
+// The register-tile product behind grouped_linear, and the packing it works on.
+//
+//   tile:   C[m][c] (+)= sum_k A(m, k) * B[k][c],  m < kTileRows, c in up to kTileVectors vectors
+//   panel:  B as the tile reads it: [k][width], width = the columns of one tile, padded with zeros to whole vectors
+#pragma once
+#include "vec.h"
+
+namespace routing_ext::cpu {
+namespace {
+
+inline constexpr int kTileRows = 6;
+// 6 x 4 sums and 4 + 1 operands fill 32 registers; 6 x 2 and 2 + 1 fill 16.
+#if defined(__AVX512F__) || defined(__aarch64__)
+inline constexpr int kTileVectors = 4;
+#else
+inline constexpr int kTileVectors = 2;
+#endif
+template <class C>
+inline constexpr int kTileColumns = kTileVectors * kLanes<C>;
+
+template <class C>
+inline int64_t padded(int64_t columns) {
+  return (columns + kLanes<C> - 1) / kLanes<C> * kLanes<C>;
+}
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// A as rows anywhere in memory.
+template <class C>
+struct RowPointers {
+  const C* const* rows;
+  template <int tile_rows>
+  struct Tile {
+    const C* row[tile_rows];
+    explicit Tile(const RowPointers& a) {
+      UNROLL for (int m = 0; m < tile_rows; ++m) row[m] = a.rows[m];
+    }
+    C operator()(int m, int64_t k) const { return row[m][k]; }
+  };
+};
+// A as a panel of its own: [k][kTileRows].
+template <class C>
+struct RowPanel {
+  const C* panel;
+  template <int tile_rows>
+  struct Tile {
+    const C* panel;
+    explicit Tile(const RowPanel& a) : panel(a.panel) {}
+    C operator()(int m, int64_t k) const { return panel[k * kTileRows + m]; }
+  };
+};
+
+// Calls `out(m, v, sum)` for each row and each vector of columns of the tile.
+template <class C, int tile_rows, int vectors, class A, class Start, class Out>
+inline __attribute__((always_inline)) void tile_product(const A& a, const C* b, int64_t ldb, int64_t depth, Start start,
+                                                        Out out) {
+  const typename A::template Tile<tile_rows> rows(a);
+  Vec<C> sum[tile_rows][vectors];
+  UNROLL for (int m = 0; m < tile_rows; ++m) {
+    UNROLL for (int v = 0; v < vectors; ++v) sum[m][v] = start(m, v);
+  }
+  for (int64_t k = 0; k < depth; ++k, b += ldb) {
+    Vec<C> column[vectors];
+    UNROLL for (int v = 0; v < vectors; ++v) column[v] = load(b + v * kLanes<C>);
+    UNROLL for (int m = 0; m < tile_rows; ++m) {
+      const Vec<C> x = broadcast(rows(m, k));
+      UNROLL for (int v = 0; v < vectors; ++v) sum[m][v] += x * column[v];
+    }
+  }
+  UNROLL for (int m = 0; m < tile_rows; ++m) {
+    UNROLL for (int v = 0; v < vectors; ++v) out(m, v, sum[m][v]);
+  }
+}
+
+template <class C, int vectors, class A, class Start, class Out>
+void tile_of_rows(int64_t tile_rows, const A& a, const C* b, int64_t ldb, int64_t depth, Start start, Out out) {
+  static_assert(kTileRows == 6);
+  switch (tile_rows) {
+    case 6:
+      return tile_product<C, 6, vectors>(a, b, ldb, depth, start, out);
+    case 5:
+      return tile_product<C, 5, vectors>(a, b, ldb, depth, start, out);
+    case 4:
+      return tile_product<C, 4, vectors>(a, b, ldb, depth, start, out);
+    case 3:
+      return tile_product<C, 3, vectors>(a, b, ldb, depth, start, out);
+    case 2:
+      return tile_product<C, 2, vectors>(a, b, ldb, depth, start, out);
+    case 1:
+      return tile_product<C, 1, vectors>(a, b, ldb, depth, start, out);
+  }
+}
+// One tile of run-time size: tile_rows <= kTileRows, columns <= kTileColumns.
+template <class C, class A, class Start, class Out>
+inline void tile(int64_t tile_rows, int64_t columns, const A& a, const C* b, int64_t ldb, int64_t depth, Start start,
+                 Out out) {
+  const int64_t vectors = padded<C>(columns) / kLanes<C>;
+  if constexpr (kTileVectors == 4) {
+    if (vectors == 4) return tile_of_rows<C, 4>(tile_rows, a, b, ldb, depth, start, out);
+    if (vectors == 3) return tile_of_rows<C, 3>(tile_rows, a, b, ldb, depth, start, out);
+  }
+  if (vectors == 2) return tile_of_rows<C, 2>(tile_rows, a, b, ldb, depth, start, out);
+  return tile_of_rows<C, 1>(tile_rows, a, b, ldb, depth, start, out);
+}
+// Height of the next tile, so that the last two share what is left.
+inline int64_t next_tile_rows(int64_t left) {
+  if (left >= 2 * kTileRows || left <= kTileRows) return least(left, kTileRows);
+  return (left + 1) / 2;
+}
+
+// ---- packing -----------------------------------------------------------------------------------------------------------------
+
+// panel[k][c] = matrix[k][c] for c < columns, zero up to the padded width.
+template <class S, class C>
+inline void pack_row(const S* row, int64_t columns, C* out) {
+  int64_t c = 0;
+  for (; c + kLanes<C> <= columns; c += kLanes<C>) store(out + c, load(row + c));
+  if (c < columns) store(out + c, load_partial(row + c, columns - c));
+}
+template <class S, class C>
+inline void pack_panel(const S* matrix, int64_t stride, int64_t depth, int64_t columns, C* panel) {
+  const int64_t width = padded<C>(columns);
+  for (int64_t k = 0; k < depth; ++k) pack_row(matrix + k * stride, columns, panel + k * width);
+}
+// panel[k][c] = matrix[c][k].
+template <class S, class C>
+inline void pack_panel_transposed(const S* matrix, int64_t stride, int64_t depth, int64_t columns, C* panel) {
+  constexpr int lanes = kLanes<C>;
+  const int64_t width = padded<C>(columns);
+  for (int64_t c = 0; c < columns; c += lanes) {
+    for (int64_t k = 0; k < depth; k += lanes) {
+      Vec<C> block[lanes];
+      const int64_t rows = columns - c, within = depth - k;
+      if (rows >= lanes && within >= lanes) {
+        UNROLL for (int i = 0; i < lanes; ++i) block[i] = load(matrix + (c + i) * stride + k);
+        transpose<C>(block);
+        UNROLL for (int i = 0; i < lanes; ++i) store(panel + (k + i) * width + c, block[i]);
+      } else {
+        for (int i = 0; i < lanes; ++i)
+          block[i] = i < rows ? load_partial(matrix + (c + i) * stride + k, least(within, lanes)) : Vec<C>{};
+        transpose<C>(block);
+        for (int i = 0; i < least(within, lanes); ++i) store(panel + (k + i) * width + c, block[i]);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace routing_ext::cpu

@@ -1,0 +1,42 @@
+// The Python module routing_ext._C: what this build is. The operators are not here: they register with torch when the library
+// is loaded.
+#include <pybind11/pybind11.h>
+
+#include "cpu/isa.h"
+
+// ROUTING_EXT_BUILT_*: given by setup.py. Without CUDA there is no ROUTING_EXT_BUILT_CUDA and no ROUTING_EXT_BUILT_CUDA_ARCHS.
+namespace {
+
+#if defined(__clang__)
+constexpr const char* kCompiler = __VERSION__;
+#else
+constexpr const char* kCompiler = "GCC " __VERSION__;
+#endif
+
+#ifdef ROUTING_EXT_BUILT_DEBUG
+constexpr bool kDebug = true;
+#else
+constexpr bool kDebug = false;
+#endif
+
+pybind11::dict build_info() {
+  namespace cpu = routing_ext::cpu;
+  pybind11::dict info;
+  info["version"] = ROUTING_EXT_BUILT_VERSION;
+  info["compiler"] = kCompiler;
+  info["debug"] = kDebug;
+  info["torch"] = ROUTING_EXT_BUILT_TORCH;
+  info["isa"] = cpu::isa_name(cpu::active_isa());
+#ifdef ROUTING_EXT_BUILT_CUDA
+  info["cuda"] = ROUTING_EXT_BUILT_CUDA;
+  info["cuda_archs"] = ROUTING_EXT_BUILT_CUDA_ARCHS;
+#else
+  info["cuda"] = pybind11::none();
+  info["cuda_archs"] = pybind11::none();
+#endif
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) { m.def("build_info", &build_info); }

@@ -1,0 +1,102 @@
+"""Sorting the samples of a batch by the module that each of them chose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+
+class DispatchPlan:
+    """Which samples go to which module. Made by :func:`dispatch_plan`; unpacks into ``order, offsets``.
+
+    Attributes:
+        order: int64 ``[B]``. The active samples sorted by module, then the inactive ones, each in batch order.
+        offsets: int64 ``[K + 1]``. ``order[offsets[k]:offsets[k + 1]]`` chose module ``k``; ``offsets[K]`` samples are active.
+        layout: int64 ``[K + 2]``. ``offsets`` and a status word, as the operators take it.
+        num_modules: ``K``.
+    """
+
+    def __init__(self, order: Tensor, layout: Tensor, num_modules: int) -> None:
+        self.order = order
+        self.layout = layout
+        self.num_modules = num_modules
+        self._host_layout: Tensor | None = None
+        self._copied: torch.cuda.Event | None = None
+        self._host_offsets: list[int] | None = None
+        if layout.is_cuda and not torch.compiler.is_compiling():
+            self._start_copy()
+
+    @property
+    def offsets(self) -> Tensor:
+        return self.layout[: self.num_modules + 1]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.order, self.offsets))
+
+    def __repr__(self) -> str:
+        return f"DispatchPlan({self.order.size(0)} samples, {self.num_modules} modules, on {self.order.device})"
+
+    def _start_copy(self) -> None:
+        """Sends the layout to the host behind the kernels that make it, so that reading it later need not wait."""
+        if torch.cuda.is_current_stream_capturing():
+            return
+        self._host_layout = torch.empty(self.layout.shape, dtype=torch.int64, pin_memory=True)
+        self._host_layout.copy_(self.layout, non_blocking=True)
+        self._copied = torch.cuda.Event()
+        self._copied.record(torch.cuda.current_stream(self.layout.device))
+
+    @property
+    def known_on_host(self) -> bool:
+        """Whether the host can learn the offsets: not while a CUDA graph is captured or torch.compile traces."""
+        return not torch.compiler.is_compiling() and (not self.layout.is_cuda or self._host_layout is not None)
+
+    def host_offsets(self) -> list[int]:
+        """``offsets`` as Python integers. On CUDA this awaits a copy that started together with the plan.
+
+        Raises:
+            IndexError: an action was outside ``[0, K)`` (on the CPU, :func:`dispatch_plan` raises at once).
+            RuntimeError: the plan was made while a CUDA graph was captured.
+        """
+        if self._host_offsets is None:
+            if self._copied is not None:
+                self._copied.synchronize()
+            elif self.layout.is_cuda:
+                raise RuntimeError("DispatchPlan: the offsets of a plan made under CUDA graph capture are not known on the host")
+            layout: list[int] = (self.layout if self._host_layout is None else self._host_layout).tolist()
+            if layout[-1] >= 0:
+                raise IndexError(
+                    f"dispatch_plan: actions must be in [0, {self.num_modules}), got another value for sample {layout[-1]}"
+                )
+            self._host_offsets = layout[:-1]
+        return self._host_offsets
+
+    def selected(self) -> list[int]:
+        """The modules that got samples, ascending. On CUDA this awaits the same copy as :meth:`host_offsets`."""
+        offsets = self.host_offsets()
+        return [k for k in range(self.num_modules) if offsets[k] != offsets[k + 1]]
+
+
+def dispatch_plan(actions: Tensor, num_modules: int, mask: Tensor | None = None) -> DispatchPlan:
+    """A stable counting sort of the active samples by module, in O(B + K).
+
+    Args:
+        actions: int64 ``[B]``, the module of each sample, in ``[0, num_modules)``. Ignored where ``mask`` is false.
+        num_modules: ``K``.
+        mask: bool ``[B]`` on the same device, false for samples that take no part. None: all take part.
+
+    Returns:
+        The :class:`DispatchPlan` on the device of ``actions``. Nothing waits for the GPU.
+
+    Raises:
+        RuntimeError: wrong shape, dtype or device; on the CPU also an action out of range. On CUDA such a sample counts as
+            inactive, and :meth:`DispatchPlan.host_offsets`, hence every backward pass, raises.
+    """
+    order, layout = torch.ops.routing_ext.dispatch_plan(actions, num_modules, mask)
+    return DispatchPlan(order, layout, num_modules)
+
+
+@torch.library.register_fake("routing_ext::dispatch_plan")
+def _(actions: Tensor, num_modules: int, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    return actions.new_empty(actions.shape), actions.new_empty((num_modules + 2,))

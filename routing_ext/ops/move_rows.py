@@ -1,0 +1,83 @@
+"""Gathering and scattering the rows of a tensor, each the gradient of the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class GatherRowsFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor) -> Tensor:
+        ctx.save_for_backward(order)
+        ctx.num_rows = x.size(0)
+        y: Tensor = torch.ops.routing_ext.gather_rows(x, order)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (order,) = ctx.saved_tensors
+        return scatter_rows(grad, order, ctx.num_rows), None
+
+
+class ScatterRowsFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, order: Tensor, num_rows: int) -> Tensor:
+        ctx.save_for_backward(order)
+        x: Tensor = torch.ops.routing_ext.scatter_rows(y, order, num_rows)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (order,) = ctx.saved_tensors
+        return gather_rows(grad, order), None, None
+
+
+def gather_rows(x: Tensor, order: Tensor) -> Tensor:
+    """``y[i] = x[order[i]]``, in one pass.
+
+    Args:
+        x: ``[B, ...]`` of any dtype.
+        order: int64 ``[n]``, indices in ``[0, B)`` without repeats, on the device of ``x``.
+
+    Returns:
+        ``[n, ...]``. Its gradient is :func:`scatter_rows`.
+
+    Raises:
+        RuntimeError: wrong shape, dtype or device; on the CPU also an index out of range (on CUDA its row is zero).
+    """
+    if torch.is_grad_enabled() and x.requires_grad:
+        return GatherRowsFunction.apply(x, order)  # type: ignore[no-any-return, no-untyped-call]
+    return torch.ops.routing_ext.gather_rows(x, order)  # type: ignore[no-any-return]
+
+
+def scatter_rows(y: Tensor, order: Tensor, num_rows: int) -> Tensor:
+    """``x[order[i]] = y[i]``, and zero in all other rows, in one pass.
+
+    Args:
+        y: ``[n, ...]`` of any dtype.
+        order: int64 ``[n]``, indices in ``[0, num_rows)`` without repeats, on the device of ``y``.
+        num_rows: rows of the result, at least ``n``.
+
+    Returns:
+        ``[num_rows, ...]``. Its gradient is :func:`gather_rows`.
+
+    Raises:
+        RuntimeError: wrong shape, dtype or device; on the CPU also an index that is out of range or repeated (on CUDA a row
+            out of range is left out, and of repeated ones any may win).
+    """
+    if torch.is_grad_enabled() and y.requires_grad:
+        return ScatterRowsFunction.apply(y, order, num_rows)  # type: ignore[no-any-return, no-untyped-call]
+    return torch.ops.routing_ext.scatter_rows(y, order, num_rows)  # type: ignore[no-any-return]
+
+
+@torch.library.register_fake("routing_ext::gather_rows")
+def _(x: Tensor, order: Tensor) -> Tensor:
+    return x.new_empty((order.size(0), *x.shape[1:]))
+
+
+@torch.library.register_fake("routing_ext::scatter_rows")
+def _(y: Tensor, order: Tensor, num_rows: int) -> Tensor:
+    return y.new_empty((num_rows, *y.shape[1:]))

@@ -4,7 +4,7 @@
 
 #include "cpu/isa.h"
 
-// ROUTING_EXT_BUILT_*: given by setup.py. Without CUDA there is no ROUTING_EXT_BUILT_CUDA and no ROUTING_EXT_BUILT_CUDA_ARCHS.
+// setup.py gives the macros ROUTING_EXT_BUILT_*; those of CUDA only where CUDA kernels are compiled.
 namespace {
 
 #if defined(__clang__)
@@ -13,19 +13,13 @@ constexpr const char* kCompiler = __VERSION__;
 constexpr const char* kCompiler = "GCC " __VERSION__;
 #endif
 
-#ifdef ROUTING_EXT_BUILT_DEBUG
-constexpr bool kDebug = true;
-#else
-constexpr bool kDebug = false;
-#endif
-
 pybind11::dict build_info() {
   namespace cpu = routing_ext::cpu;
   pybind11::dict info;
   info["version"] = ROUTING_EXT_BUILT_VERSION;
-  info["compiler"] = kCompiler;
-  info["debug"] = kDebug;
   info["torch"] = ROUTING_EXT_BUILT_TORCH;
+  info["compiler"] = kCompiler;
+  info["options"] = ROUTING_EXT_BUILT_OPTIONS;
   info["isa"] = cpu::isa_name(cpu::active_isa());
 #ifdef ROUTING_EXT_BUILT_CUDA
   info["cuda"] = ROUTING_EXT_BUILT_CUDA;

@@ -2,6 +2,9 @@
 
 from ._extension import build_info
 from ._version import __version__
+
+# isort: split
+# Only now: the operators are registered when the extension is loaded.
 from . import ops, reference, routing
 
 __all__ = ["__version__", "build_info", "ops", "reference", "routing"]

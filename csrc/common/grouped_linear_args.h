@@ -13,6 +13,10 @@
 
 namespace routing_ext {
 
+// Makes the tensors for the results: at::empty, or what is faster on a device.
+using Empty = at::Tensor (*)(at::IntArrayRef sizes, const at::TensorOptions& options);
+inline at::Tensor plain_empty(at::IntArrayRef sizes, const at::TensorOptions& options) { return at::empty(sizes, options); }
+
 // The samples of each module, as dispatch_plan gives them.
 struct Routing {
   at::Tensor order, layout;  // [B], [K+2], contiguous
@@ -70,11 +74,11 @@ struct GroupedParameter {
     }
   }
   // Room for gradients. Not wanted: stays empty.
-  GroupedParameter(bool wanted, bool stacked_, int64_t entries_, at::IntArrayRef row_shape, const at::Tensor& like)
+  GroupedParameter(bool wanted, bool stacked_, int64_t entries_, at::IntArrayRef row_shape, const at::Tensor& like, Empty empty)
       : entries(entries_), stacked(stacked_) {
     if (!wanted) return;
     const std::vector<int64_t> shape = shape_of(row_shape);
-    for (int64_t e = 0; e < (stacked ? 1 : entries); ++e) tensors.push_back(at::empty(shape, like.options()));
+    for (int64_t e = 0; e < (stacked ? 1 : entries); ++e) tensors.push_back(empty(shape, like.options()));
   }
 
   // [entries], or empty if there is nothing. T: const for what the caller gave.
@@ -120,7 +124,7 @@ struct GroupedForwardArgs {
   std::optional<GroupedParameter> biases;  // [o] each
 
   GroupedForwardArgs(const at::Tensor& x_, const at::Tensor& order, const at::Tensor& layout, at::TensorList weights_,
-                     at::TensorList biases_, at::IntArrayRef modules_, int64_t out_features_)
+                     at::TensorList biases_, at::IntArrayRef modules_, int64_t out_features_, Empty empty = plain_empty)
       : x(checked(x_).contiguous()),
         in_features(x.size(1)),
         out_features(out_features_),
@@ -130,7 +134,7 @@ struct GroupedForwardArgs {
         weights(kOp, "weights", weights_, stacked, entries(), {out_features, in_features}, x) {
     CHECK_ARG(kOp, "out_features", out_features >= 0, "must not be negative, got ", out_features);
     if (!biases_.empty()) biases.emplace(kOp, "biases", biases_, stacked, entries(), at::IntArrayRef{out_features}, x);
-    y = at::empty({routing.batch, out_features}, x.options());
+    y = empty({routing.batch, out_features}, x.options());
   }
   int64_t entries() const { return static_cast<int64_t>(modules.size()); }
 
@@ -157,7 +161,7 @@ struct GroupedBackwardArgs {
 
   GroupedBackwardArgs(const at::Tensor& grad_, const std::optional<at::Tensor>& y_, const std::optional<at::Tensor>& x_,
                       const at::Tensor& order, const at::Tensor& layout, at::TensorList weights_, at::IntArrayRef modules_,
-                      int64_t in_features_, std::array<bool, 3> output_mask)
+                      int64_t in_features_, std::array<bool, 3> output_mask, Empty empty = plain_empty)
       : grad(checked(grad_).contiguous()),
         y(saved("y", y_, grad.size(1))),
         x(saved("x", x_, in_features_)),
@@ -169,14 +173,14 @@ struct GroupedBackwardArgs {
         routing(kOp, order, layout, grad),
         stacked(modules_.empty()),
         modules(listed_modules(kOp, modules_, stacked, routing.num_modules)),
-        grad_weights(wants_weights, stacked, entries(), {out_features, in_features}, grad),
-        grad_biases(wants_biases, stacked, entries(), {out_features}, grad) {
+        grad_weights(wants_weights, stacked, entries(), {out_features, in_features}, grad, empty),
+        grad_biases(wants_biases, stacked, entries(), {out_features}, grad, empty) {
     CHECK_ARG(kOp, "in_features", in_features >= 0, "must not be negative, got ", in_features);
     CHECK_ARG(kOp, "x", x.defined() || !wants_weights, "is needed for the gradient of the weights, got none");
     if (wants_x) {
       weights.emplace(kOp, "weights", weights_, stacked, entries(), at::IntArrayRef{out_features, in_features}, grad);
     }
-    grad_x = wants_x ? at::empty({routing.batch, in_features}, grad.options()) : at::empty({0}, grad.options());
+    grad_x = wants_x ? empty({routing.batch, in_features}, grad.options()) : empty({0}, grad.options());
   }
   int64_t entries() const { return static_cast<int64_t>(modules.size()); }
 

@@ -9,6 +9,7 @@
 
 #include "../common/grouped_linear_args.h"
 #include "grouped_linear_kernels.h"
+#include "pool.h"
 
 namespace routing_ext::cpu {
 namespace {
@@ -140,7 +141,7 @@ const T* data_or_null(const at::Tensor& t) {
 
 at::Tensor grouped_linear_cpu(const at::Tensor& x, const at::Tensor& order, const at::Tensor& layout, at::TensorList weights,
                               at::TensorList biases, at::IntArrayRef modules, int64_t out_features, bool relu) {
-  const GroupedForwardArgs a(x, order, layout, weights, biases, modules, out_features);
+  const GroupedForwardArgs a(x, order, layout, weights, biases, modules, out_features, pooled_empty);
   const Segments segments(a.kOp, a.routing, a.modules);
   const Division division(segments, a.in_features, a.out_features, a.out_features);
   with_kernels(x.scalar_type(), [&](auto kernel_type, const auto& kernels) {
@@ -166,7 +167,7 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> grouped
     const at::Tensor& grad, const std::optional<at::Tensor>& y, const std::optional<at::Tensor>& x, const at::Tensor& order,
     const at::Tensor& layout, at::TensorList weights, at::IntArrayRef modules, int64_t in_features,
     std::array<bool, 3> output_mask) {
-  GroupedBackwardArgs a(grad, y, x, order, layout, weights, modules, in_features, output_mask);
+  GroupedBackwardArgs a(grad, y, x, order, layout, weights, modules, in_features, output_mask, pooled_empty);
   const Segments segments(a.kOp, a.routing, a.modules);
   const Division division(segments, a.in_features, a.out_features, a.in_features);
   with_kernels(grad.scalar_type(), [&](auto kernel_type, const auto& kernels) {

@@ -3,9 +3,9 @@
 //   bucket   0..K-1: a module; K: the samples that are inactive or whose action is out of range.
 //   tile     the samples that one block sorts: a contiguous part of the batch, divided among the block's warps in turn.
 //   counters [rows,K+2], one row for each contiguous part of the batch (a tile's or a warp's). Columns 0..K count the part's
-//            samples by bucket; the warps' rows then turn into the position in `order` of the warp's next sample. Column K+1 is
-//            the largest B - i over the part's samples i whose action is out of range, else 0: it starts at zero like a count,
-//            and the maximum over the parts tells the first such sample.
+//            samples by bucket; the warps' rows then turn into the position in `order` of the warp's next sample. Column K+1
+//            is the largest B - i over the part's samples i whose action is out of range, else 0: it starts at zero like a
+//            count, and the maximum over the parts tells the first such sample.
 //
 // A batch of one tile takes one launch, that of dispatch_plan_place_kernel. For larger ones dispatch_plan_count_kernel runs
 // before it, so that each tile knows the counts of the others.
@@ -20,9 +20,9 @@ namespace {
 constexpr int kWarps = 16;
 constexpr int kThreads = kWarps * kWarp;
 constexpr int64_t kOneTileRows = 8192;  // up to here a second launch costs more than one block that does all the work
-constexpr int64_t kTileRows = 2048;      // of a larger batch: four steps of each warp
-constexpr int64_t kMaxTiles = 128;       // every tile reads the counts of all
-constexpr int kTileUnroll = 8;           // loads in flight while it does
+constexpr int64_t kTileRows = 2048;     // of a larger batch: four steps of each warp
+constexpr int64_t kMaxTiles = 128;      // every tile reads the counts of all
+constexpr int kTileUnroll = 8;          // loads in flight while it does
 // A block may have this much on every architecture since sm_80. Where K is too large for it, the warps count in global memory.
 constexpr size_t kMaxSharedBytes = 96 * 1024;
 
@@ -34,7 +34,7 @@ __host__ __device__ constexpr int64_t larger(int64_t a, int64_t b) { return a > 
 
 // How a batch is cut into tiles, and which counters live in global memory.
 struct Tiling {
-  int64_t rows;     // of a tile; the last one may have fewer
+  int64_t rows;  // of a tile; the last one may have fewer
   int64_t tiles;
   int64_t columns;  // of the counters
   bool shared;      // the warps' counters are in shared memory
@@ -118,8 +118,8 @@ __device__ BlockSum block_sum_before(int value, int* warp_sums) {
   return sum;
 }
 
-// Turns the warps' counts into positions. `counts` [parts,K+2]: of the parts of the whole batch, this tile being the `tile`-th of
-// them; for a batch of one tile the parts are the warps' and `tile` is 0. The first tile writes the layout.
+// Turns the warps' counts into positions. `counts` [parts,K+2]: of the parts of the whole batch, this tile being the `tile`-th
+// of them; for a batch of one tile the parts are the warps' and `tile` is 0. The first tile writes the layout.
 __device__ void counts_to_positions(const DispatchPlan& plan, const Tiling& t, const int* counts, int64_t parts, int64_t tile,
                                     int* warp_counters, int* warp_sums) {
   const int64_t first_invalid_column = plan.num_modules + 1;
@@ -185,14 +185,13 @@ __global__ void __launch_bounds__(kThreads) dispatch_plan_count_kernel(DispatchP
   count(plan, part_of_tile(plan, t), threadIdx.x, kThreads, counters);
 }
 
-// One block a tile. tile_counters [tiles,K+2], not read for a batch of one tile; global_warp_counters [tiles,warps,K+2], not used
-// where they fit in shared memory.
+// One block a tile. tile_counters [tiles,K+2], not read for a batch of one tile; global_warp_counters [tiles,warps,K+2], not
+// used where they fit in shared memory.
 __global__ void __launch_bounds__(kThreads)
     dispatch_plan_place_kernel(DispatchPlan plan, Tiling t, const int* tile_counters, int* global_warp_counters) {
   SharedArena arena;
   int* warp_sums = arena.take<int>(kWarps);
-  int* warp_counters =
-      t.shared ? arena.take<int>(kWarps * t.columns) : global_warp_counters + blockIdx.x * kWarps * t.columns;
+  int* warp_counters = t.shared ? arena.take<int>(kWarps * t.columns) : global_warp_counters + blockIdx.x * kWarps * t.columns;
 
   set_to_zero(warp_counters, kWarps * t.columns);
   __syncthreads();

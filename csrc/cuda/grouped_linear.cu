@@ -3,17 +3,17 @@
 //   order    [B] the samples sorted by module; a position is an index into it.
 //   bucket   0..K-1: the positions of a module; K: those of inactive samples, which belong to no module.
 //   listed   a module that has an entry in the caller's list, so that its parameters are known.
-//   part     the modules that one launch takes, so that the table of their parameters fits into its kernel arguments: the kernels
-//            need no array of pointers on the device, hence no copy, and a CUDA graph can hold them.
+//   part     the modules that one launch takes, so that the table of their parameters fits into its kernel arguments: the
+//            kernels need no array of pointers on the device, hence no copy, and a CUDA graph can hold them.
 //   tile     kRows x kCols of an output matrix, computed by one block: the sum over `depth` of a[row, depth] b[depth, col], in
 //            steps of kDepth.
 //              product         rows                depth             cols
 //              y               samples             inputs            outputs
 //              grad_x          samples             outputs           inputs
 //              grad_weight     outputs             samples           inputs
-//   slot     a number that finds a tile of samples without a sum over the modules: with h = kRows, bucket k owns the slots from
-//            layout[k] / h + k up to layout[k+1] / h + k, both included. That is always enough for its tiles and at most one
-//            too many, whose block has nothing to do.
+//   slot     a number that finds a tile of samples without a sum over the modules: with h = kRows, bucket k owns the slots
+//            from layout[k] / h + k up to layout[k+1] / h + k, both included. That is always enough for its tiles and at
+//            most one too many, whose block has nothing to do.
 //   split    the samples of a module may be divided among several blocks, which leave partial sums of grad_weight in scratch
 //            memory; a second launch adds them up in order.
 //
@@ -28,7 +28,7 @@
 namespace routing_ext::cuda {
 namespace {
 
-// ---- element types ------------------------------------------------------------------------------------------------------------
+// ---- element types ---------------------------------------------------------------------------------------------------------
 
 template <class T>
 struct AccumulatorOf {
@@ -69,7 +69,7 @@ __host__ __device__ constexpr int64_t smaller(int64_t a, int64_t b) { return a <
 __host__ __device__ constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 __host__ __device__ constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// ---- tile shapes --------------------------------------------------------------------------------------------------------------
+// ---- tile shapes -----------------------------------------------------------------------------------------------------------
 
 constexpr int kThreads = 128;
 constexpr int kDepth = 16;
@@ -94,8 +94,8 @@ using SmallTile = TileShape<16, 64, 2, 4>;  // wastes less where modules have fe
 // Below this the large tile would leave many of the GPU's multiprocessors without work.
 constexpr int64_t kFullGrid = 128;
 
-// One operand's tile in shared memory, twice: one is read while the other is filled. Element (i, depth) is at [depth][i], so that a
-// thread reads neighbours together.
+// One operand's tile in shared memory, twice: one is read while the other is filled. Element (i, depth) is at [depth][i], so
+// that a thread reads neighbours together.
 template <class Acc, int kSize>
 struct OperandTile {
   static constexpr int kPerThread = kSize * kDepth / kThreads;
@@ -152,7 +152,7 @@ __device__ __forceinline__ void load_packs(Acc (&to)[kCount], const Acc* from) {
   }
 }
 
-// ---- the tile product ---------------------------------------------------------------------------------------------------------
+// ---- the tile product ------------------------------------------------------------------------------------------------------
 
 // A thread's part of a tile: rows first_row().., columns first_col()...
 template <class Shape, class Acc>
@@ -214,7 +214,7 @@ size_t tile_shared_bytes(int64_t samples) {
   return arena.bytes();
 }
 
-// ---- operands -----------------------------------------------------------------------------------------------------------------
+// ---- operands --------------------------------------------------------------------------------------------------------------
 
 // An element of a [B, width] matrix, by its offset.
 template <class T>
@@ -298,7 +298,7 @@ struct RowSum {
 };
 static_assert(LargeTile::kRows <= kThreads && SmallTile::kRows <= kThreads, "a thread sums up one row");
 
-// ---- modules of a launch ------------------------------------------------------------------------------------------------------
+// ---- modules of a launch ---------------------------------------------------------------------------------------------------
 
 // By module of the part. Passed as a kernel argument: up to 4 KB on any driver, 32 KB since CUDA 12.1.
 template <class T, int kCapacity_>
@@ -333,8 +333,8 @@ struct SampleTile {
   int count;
 };
 
-// Blocks of a launch for a matrix that has samples as rows: the tiles of columns one after the other, for each of them the slots.
-// In one dimension of the grid, as only the first may have more than 65535 blocks.
+// Blocks of a launch for a matrix that has samples as rows: the tiles of columns one after the other, for each of them the
+// slots. In one dimension of the grid, as only the first may have more than 65535 blocks.
 template <class Shape>
 __host__ __device__ unsigned slots_of(const GroupedRows& rows, const Part& part) {
   return static_cast<unsigned>(rows.batch / Shape::kRows + part.buckets);
@@ -406,12 +406,13 @@ __device__ __forceinline__ void store_samples(const ThreadTile<Shape, Accumulato
   }
 }
 
-// ---- kernels ------------------------------------------------------------------------------------------------------------------
+// ---- kernels ---------------------------------------------------------------------------------------------------------------
 
 // Blocks: see sample_grid.
 template <class T, class Shape, class Table>
 __global__ void __launch_bounds__(kThreads, kBlocks<Accumulator<T>>)
-    grouped_linear_forward_kernel(GroupedLinearForward<T> p, GroupedRows rows, Part part, const Table __grid_constant__ table) {
+    grouped_linear_forward_kernel(GroupedLinearForward<T> p, GroupedRows rows, Part part,
+                                  const Table __grid_constant__ table) {
   using Acc = Accumulator<T>;
   const SampleTile samples_tile = find_tile<Shape>(rows, part);
   if (samples_tile.count == 0) return;
@@ -446,7 +447,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Accumulator<T>>)
 // Blocks: see sample_grid.
 template <class T, class Shape, class Table>
 __global__ void __launch_bounds__(kThreads, kBlocks<Accumulator<T>>)
-    grouped_linear_grad_x_kernel(GroupedLinearBackward<T> p, GroupedRows rows, Part part, const Table __grid_constant__ table) {
+    grouped_linear_grad_x_kernel(GroupedLinearBackward<T> p, GroupedRows rows, Part part,
+                                 const Table __grid_constant__ table) {
   const SampleTile samples_tile = find_tile<Shape>(rows, part);
   if (samples_tile.count == 0) return;
   SharedArena arena;
@@ -465,8 +467,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Accumulator<T>>)
   store_samples(tile, samples, p.grad_x, p.in_features, first_col);
 }
 
-// How grad_weight is cut into blocks: (tile, module of the part and split). The tiles of outputs come one after the other, for each
-// of them the tiles of inputs.
+// How grad_weight is cut into blocks: (tile, module of the part and split). The tiles of outputs come one after the other, for
+// each of them the tiles of inputs.
 struct WeightGrid {
   using Shape = LargeTile;
   int64_t out_tiles, in_tiles;
@@ -546,8 +548,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Accumulator<T>>)
 
   const int64_t* order = rows.order + begin;
   const ColumnsOfSamples<T, MaskedGradient<T>> grad{{p.grad, p.y}, order, count, rows.batch, p.out_features, grid.first_out()};
-  const ColumnsOfSamples<T, Plain<T>> x{
-      {p.x}, order, count, rows.batch, grid.wants_weight ? p.in_features : 0, grid.first_in()};
+  const ColumnsOfSamples<T, Plain<T>> x{{p.x},          order, count, rows.batch, grid.wants_weight ? p.in_features : 0,
+                                        grid.first_in()};
   SharedArena arena;
   Tile tile{{}, {grid.block_sums_bias(), Acc(0)}};
   multiply_tile(count, grad, x, arena, tile.weight, tile.bias);
@@ -574,7 +576,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Accumulator<T>>)
   tile.store(grid, table.weight[entry], table.bias[entry], p.out_features, p.in_features);
 }
 
-// ---- launches -----------------------------------------------------------------------------------------------------------------
+// ---- launches --------------------------------------------------------------------------------------------------------------
 
 // launch_part(part, table) for each part of the modules.
 template <class Table, class T, class LaunchPart>
@@ -679,21 +681,21 @@ cudaError_t launch_grouped_linear_grad_weight(const GroupedLinearBackward<T>& p,
   return for_each_part(rows.num_modules, gradients, [&](const Part& part, const auto& table) {
     using Table = std::decay_t<decltype(table)>;
     const unsigned modules = static_cast<unsigned>(part.modules), splits = static_cast<unsigned>(grid.splits);
-    const cudaError_t error = launch(grouped_linear_grad_weight_kernel<T, Table>, dim3(tiles, modules * splits), dim3(kThreads),
-                                     shared, stream, p, rows, part, grid, partial, table);
+    const cudaError_t error = launch(grouped_linear_grad_weight_kernel<T, Table>, dim3(tiles, modules * splits),
+                                     dim3(kThreads), shared, stream, p, rows, part, grid, partial, table);
     if (error != cudaSuccess || splits == 1) return error;
     return launch(grouped_linear_add_splits_kernel<T, Table>, dim3(tiles, modules), dim3(kThreads), 0, stream, p, part, grid,
                   static_cast<const Acc*>(partial), table);
   });
 }
 
-#define INSTANTIATE(T)                                                                                                        \
-  template cudaError_t launch_grouped_linear(const GroupedLinearForward<T>&, const GroupedRows&,                              \
-                                             const GroupedModules<const T>&, cudaStream_t);                                   \
-  template cudaError_t launch_grouped_linear_grad_x(const GroupedLinearBackward<T>&, const GroupedRows&,                      \
-                                                    const GroupedModules<const T>&, cudaStream_t);                            \
-  template size_t grouped_linear_scratch_bytes(const GroupedLinearBackward<T>&, const GroupedRows&, bool);                    \
-  template cudaError_t launch_grouped_linear_grad_weight(const GroupedLinearBackward<T>&, const GroupedRows&,                 \
+#define INSTANTIATE(T)                                                                                        \
+  template cudaError_t launch_grouped_linear(const GroupedLinearForward<T>&, const GroupedRows&,              \
+                                             const GroupedModules<const T>&, cudaStream_t);                   \
+  template cudaError_t launch_grouped_linear_grad_x(const GroupedLinearBackward<T>&, const GroupedRows&,      \
+                                                    const GroupedModules<const T>&, cudaStream_t);            \
+  template size_t grouped_linear_scratch_bytes(const GroupedLinearBackward<T>&, const GroupedRows&, bool);    \
+  template cudaError_t launch_grouped_linear_grad_weight(const GroupedLinearBackward<T>&, const GroupedRows&, \
                                                          const GroupedModules<T>&, void*, cudaStream_t)
 INSTANTIATE(float);
 INSTANTIATE(double);

@@ -16,8 +16,8 @@ struct GroupedRows {
   int64_t batch, num_modules;
 };
 
-// The parameters, or their gradients, of the modules that take part. The arrays are in host memory and are read before the launch
-// returns; the matrices that they point to are on the device.
+// The parameters, or their gradients, of the modules that take part. The arrays are in host memory and are read before the
+// launch returns; the matrices that they point to are on the device.
 template <class T>
 struct GroupedModules {
   const int64_t* modules;  // [entries], ascending, in [0, K)

@@ -18,7 +18,7 @@ struct MoveRows {
 cudaError_t launch_gather_rows(const MoveRows& m, cudaStream_t stream);
 
 // target[order[i]] = source[i], nothing where order[i] is out of range. One launch; if n < num_rows, a memset before it makes
-// the rows that are not written zero.
+// the rows that are not written zero. If n == num_rows, a valid `order` writes each of them, and there is none.
 cudaError_t launch_scatter_rows(const MoveRows& m, cudaStream_t stream);
 
 }  // namespace routing_ext::cuda

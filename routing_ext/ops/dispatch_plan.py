@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+
+from ._devices import check_devices
 
 
 class DispatchPlan:
@@ -25,11 +27,13 @@ class DispatchPlan:
         self._host_layout: Tensor | None = None
         self._copied: torch.cuda.Event | None = None
         self._host_offsets: list[int] | None = None
+        self._selected: list[int] | None = None
         if layout.is_cuda and not torch.compiler.is_compiling():
             self._start_copy()
 
     @property
     def offsets(self) -> Tensor:
+        """int64 ``[K + 1]``, a view of ``layout``."""
         return self.layout[: self.num_modules + 1]
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -49,8 +53,10 @@ class DispatchPlan:
 
     @property
     def known_on_host(self) -> bool:
-        """Whether the host can learn the offsets: not while a CUDA graph is captured or torch.compile traces."""
-        return not torch.compiler.is_compiling() and (not self.layout.is_cuda or self._host_layout is not None)
+        """Whether the host can learn the offsets: not while a CUDA graph is captured or torch.compile traces, nor on meta."""
+        if torch.compiler.is_compiling() or self.layout.is_meta:
+            return False
+        return not self.layout.is_cuda or (self._host_layout is not None and not torch.cuda.is_current_stream_capturing())
 
     def host_offsets(self) -> list[int]:
         """``offsets`` as Python integers. On CUDA this awaits a copy that started together with the plan.
@@ -63,7 +69,9 @@ class DispatchPlan:
             if self._copied is not None:
                 self._copied.synchronize()
             elif self.layout.is_cuda:
-                raise RuntimeError("DispatchPlan: the offsets of a plan made under CUDA graph capture are not known on the host")
+                raise RuntimeError(
+                    "DispatchPlan: the offsets of a plan made under CUDA graph capture are not known on the host"
+                )
             layout: list[int] = (self.layout if self._host_layout is None else self._host_layout).tolist()
             if layout[-1] >= 0:
                 raise IndexError(
@@ -74,8 +82,19 @@ class DispatchPlan:
 
     def selected(self) -> list[int]:
         """The modules that got samples, ascending. On CUDA this awaits the same copy as :meth:`host_offsets`."""
-        offsets = self.host_offsets()
-        return [k for k in range(self.num_modules) if offsets[k] != offsets[k + 1]]
+        if self._selected is None:
+            offsets = self.host_offsets()
+            self._selected = [k for k in range(self.num_modules) if offsets[k] != offsets[k + 1]]
+        return self._selected
+
+    def selected_early(self) -> Sequence[int]:
+        """The modules that may have got samples, as far as is known without waiting: on the CPU :meth:`selected`, else all.
+
+        Never empty, unless K is 0: where no sample is active, module 0 stands for all.
+        """
+        if self.layout.is_cuda or not self.known_on_host:
+            return range(self.num_modules)
+        return self.selected() or range(min(self.num_modules, 1))
 
 
 def dispatch_plan(actions: Tensor, num_modules: int, mask: Tensor | None = None) -> DispatchPlan:
@@ -99,4 +118,5 @@ def dispatch_plan(actions: Tensor, num_modules: int, mask: Tensor | None = None)
 
 @torch.library.register_fake("routing_ext::dispatch_plan")
 def _(actions: Tensor, num_modules: int, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    check_devices("dispatch_plan", actions, mask=mask)
     return actions.new_empty(actions.shape), actions.new_empty((num_modules + 2,))

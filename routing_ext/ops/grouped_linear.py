@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._devices import check_devices
 from .dispatch_plan import DispatchPlan
 
 
@@ -59,10 +60,12 @@ class GroupedLinearFunction(torch.autograd.Function):
 
 
 def _of_selected(plan: DispatchPlan, modules: Sequence[int], gradients: Sequence[Tensor]) -> Sequence[Tensor | None]:
-    """None in place of the zero gradients of separate modules that got no samples, where that is known."""
-    if len(modules) == 0 or not plan.known_on_host:
+    """None in place of the zero gradients of separate modules that got no samples, where that is known by now."""
+    if not plan.known_on_host or modules is plan.selected():
         return gradients
     offsets = plan.host_offsets()
+    if len(modules) == 0:
+        return gradients
     return [g if offsets[k] != offsets[k + 1] else None for k, g in zip(modules, gradients, strict=True)]
 
 
@@ -123,6 +126,7 @@ class GroupedLinearBackwardFunction(torch.autograd.Function):
         if needs_weights and v_x is not None:
             mask = (False, True, False)
             d_weights = grouped_linear_backward(grad, y, v_x, [], plan, modules, in_features, mask)[1]
+            d_weights = _of_selected(plan, modules, d_weights)
         return (d_grad, None, d_x, None, None, None, None, *d_weights)
 
 
@@ -158,7 +162,7 @@ def grouped_linear_backward(
     in_features: int,
     output_mask: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Sequence[Tensor], Sequence[Tensor]]:
-    """The gradients of :func:`grouped_linear`, differentiable in ``grad``, ``x`` and ``weights`` under ``create_graph=True``."""
+    """The gradients of :func:`grouped_linear`; under ``create_graph=True`` differentiable in ``grad``, ``x`` and ``weights``."""
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (grad, x, *weights)):
         grad_x, *rest = GroupedLinearBackwardFunction.apply(  # type: ignore[no-untyped-call]
             grad, y, x, plan, modules, in_features, output_mask, *weights
@@ -178,14 +182,32 @@ def _apply(
     out_features: int,
     relu: bool,
 ) -> Tensor:
-    """:func:`grouped_linear` for the parameters of `modules`, or the stacked ones if it is empty."""
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights, *biases)):
+    if torch.is_grad_enabled() and (x.requires_grad or any(t.requires_grad for t in (*weights, *biases))):
         return GroupedLinearFunction.apply(  # type: ignore[no-any-return, no-untyped-call]
             x, plan, modules, len(weights), out_features, relu, *weights, *biases
         )
     return torch.ops.routing_ext.grouped_linear(  # type: ignore[no-any-return]
         x, plan.order, plan.layout, weights, biases, modules, out_features, relu
     )
+
+
+def grouped_linear_of(
+    modules: Sequence[int],
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor] | None,
+    plan: DispatchPlan,
+    relu: bool,
+) -> Tensor:
+    """:func:`grouped_linear` for a caller who holds the parameters of `modules` only (ascending; empty: the stacked ones).
+
+    Samples of other modules get zero, as if they were inactive.
+    """
+    biases = biases or []
+    if not x.is_meta and torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weights, biases = x.to(dtype), [w.to(dtype) for w in weights], [b.to(dtype) for b in biases]
+    return _apply(x, weights, biases, plan, modules, weights[0].size(-2), relu)
 
 
 def grouped_linear(
@@ -207,8 +229,8 @@ def grouped_linear(
     Returns:
         ``[B, o]``. Under autocast it is computed in autocast's dtype, as by :class:`torch.nn.Linear`. Deterministic,
         differentiable any number of times. Separate tensors of modules that got no sample receive the gradient None, as if
-        they had not been called; a stacked tensor gets zero rows for them. Under ``torch.compile`` and in a captured CUDA graph,
-        where the selection is not known on the host, separate tensors get zeros, too.
+        they had not been called; a stacked tensor gets zero rows for them. Under ``torch.compile`` and in a captured CUDA
+        graph, where the selection is not known on the host, separate tensors get zeros, too.
 
     Raises:
         ValueError: an unknown activation, or not one tensor for each module.
@@ -216,7 +238,7 @@ def grouped_linear(
     """
     if activation not in ("none", "relu"):
         raise ValueError(f"grouped_linear: activation must be 'none' or 'relu', got {activation!r}")
-    modules: Sequence[int] = ()
+    relu = activation == "relu"
     if isinstance(weights, Tensor):
         if weights.dim() != 3 or weights.size(0) != plan.num_modules:
             raise ValueError(
@@ -224,30 +246,19 @@ def grouped_linear(
             )
         if biases is not None and not isinstance(biases, Tensor):
             raise ValueError("grouped_linear: biases must be stacked like weights, or None, got a sequence")
-        weights, biases = [weights], [] if biases is None else [biases]
-        out_features = weights[0].size(1)
-    else:
-        if isinstance(biases, Tensor):
-            raise ValueError("grouped_linear: biases must be a sequence like weights, or None, got a tensor")
-        for name, given in (("weights", weights), ("biases", biases)):
-            if given is not None and len(given) != plan.num_modules:
-                raise ValueError(
-                    f"grouped_linear: {name} must have one tensor for each of {plan.num_modules} modules, got {len(given)}"
-                )
-        if plan.num_modules == 0:
-            raise ValueError("grouped_linear: weights must have at least one module, got none")
-        out_features = weights[0].size(0)
-        # Modules that are known to be idle stay out of the graph.
-        eager_cpu = not x.is_cuda and plan.known_on_host
-        modules = plan.selected() if eager_cpu else range(plan.num_modules)
-        if not modules:
-            modules = (0,)
-        weights = [weights[k] for k in modules]
-        biases = [] if biases is None else [biases[k] for k in modules]
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weights, biases = x.to(dtype), [w.to(dtype) for w in weights], [b.to(dtype) for b in biases]
-    return _apply(x, weights, biases, plan, modules, out_features, activation == "relu")
+        return grouped_linear_of((), x, [weights], None if biases is None else [biases], plan, relu)
+    if isinstance(biases, Tensor):
+        raise ValueError("grouped_linear: biases must be a sequence like weights, or None, got a tensor")
+    for name, given in (("weights", weights), ("biases", biases)):
+        if given is not None and len(given) != plan.num_modules:
+            raise ValueError(
+                f"grouped_linear: {name} must have one tensor for each of {plan.num_modules} modules, got {len(given)}"
+            )
+    if plan.num_modules == 0:
+        raise ValueError("grouped_linear: weights must have at least one module, got none")
+    modules = plan.selected_early()  # modules that are known to be idle stay out of the graph
+    chosen = [weights[k] for k in modules], None if biases is None else [biases[k] for k in modules]
+    return grouped_linear_of(modules, x, *chosen, plan, relu)
 
 
 @torch.library.register_fake("routing_ext::grouped_linear")
@@ -261,6 +272,7 @@ def _(
     out_features: int,
     relu: bool,
 ) -> Tensor:
+    check_devices("grouped_linear", x, order=order, layout=layout, weights=weights, biases=biases)
     return x.new_empty((x.size(0), out_features))
 
 
@@ -276,6 +288,7 @@ def _(
     in_features: int,
     output_mask: Sequence[bool],
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    check_devices("grouped_linear_backward", grad, y=y, x=x, order=order, layout=layout, weights=weights)
     wants_x, wants_weights, wants_biases = output_mask
     out_features = grad.size(1)
     copies = len(modules) or 1

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._devices import check_devices
+
 
 class GatherRowsFunction(torch.autograd.Function):
     @staticmethod
@@ -75,9 +77,11 @@ def scatter_rows(y: Tensor, order: Tensor, num_rows: int) -> Tensor:
 
 @torch.library.register_fake("routing_ext::gather_rows")
 def _(x: Tensor, order: Tensor) -> Tensor:
+    check_devices("gather_rows", x, order=order)
     return x.new_empty((order.size(0), *x.shape[1:]))
 
 
 @torch.library.register_fake("routing_ext::scatter_rows")
 def _(y: Tensor, order: Tensor, num_rows: int) -> Tensor:
+    check_devices("scatter_rows", y, order=order)
     return y.new_empty((num_rows, *y.shape[1:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -20,7 +21,7 @@ def grouped_linear(
     order, offsets = plan
     y = x.new_zeros((x.size(0), weights[0].size(0)))
     bounds = offsets.tolist()
-    for k, (begin, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for k, (begin, end) in enumerate(itertools.pairwise(bounds)):
         if begin == end:
             continue
         rows = order[begin:end]

@@ -15,8 +15,8 @@ from .linear_stages import linear_stages
 class LinearBank(nn.Module):
     """K linear layers with a stacked weight, of which each sample goes through one: for new code with many modules.
 
-    Unlike :class:`Selection` of K ``nn.Linear``, the optimiser and autograd see one weight and one bias, which saves their cost
-    per module. The price: modules that no sample chose get a gradient of zeros, not None. So an optimiser with momentum,
+    Unlike :class:`Selection` of K ``nn.Linear``, the optimiser and autograd see one weight and one bias, which saves their
+    cost per module. The price: modules that no sample chose get a gradient of zeros, not None. So an optimiser with momentum,
     running averages or weight decay moves them, too.
 
     Args:
@@ -25,7 +25,8 @@ class LinearBank(nn.Module):
         out_features: o.
         bias: whether the layers have one.
         activation: None or ``"relu"``.
-        device, dtype: of the parameters.
+        device: of the parameters.
+        dtype: of the parameters.
 
     Attributes:
         weight: ``[K, o, d]``, initialised like K ``nn.Linear``.
@@ -47,7 +48,12 @@ class LinearBank(nn.Module):
         super().__init__()
         if activation not in (None, "relu"):
             raise ValueError(f"LinearBank: activation must be None or 'relu', got {activation!r}")
-        self.num_modules, self.in_features, self.out_features, self.activation = num_modules, in_features, out_features, activation
+        self.num_modules, self.in_features, self.out_features, self.activation = (
+            num_modules,
+            in_features,
+            out_features,
+            activation,
+        )
         self.weight = nn.Parameter(torch.empty((num_modules, out_features, in_features), device=device, dtype=dtype))
         if bias:
             self.bias = nn.Parameter(torch.empty((num_modules, out_features), device=device, dtype=dtype))
@@ -72,7 +78,7 @@ class LinearBank(nn.Module):
 
         Args:
             x: ``[B, d]``.
-            actions: int64 ``[B]``, or the plan that :func:`~routing_ext.ops.dispatch_plan` made of them (then without ``mask``).
+            actions: int64 ``[B]``, or the plan that :func:`~routing_ext.ops.dispatch_plan` made of them.
             mask: bool ``[B]``.
 
         Returns:
@@ -97,26 +103,18 @@ class LinearBank(nn.Module):
         Args:
             modules: ``nn.Linear`` of one shape, or each with the same ReLU behind it (as an ``nn.Sequential``, or a subclass).
         """
-        chains = [linear_stages(m) for m in modules]
-        stages = [chain[0] for chain in chains if chain is not None and len(chain) == 1]
-        like = {(s.weight.shape, s.bias is None, s.relu) for s in stages}
-        if not modules or len(stages) != len(modules) or len(like) != 1:
-            raise ValueError("LinearBank: modules must be nn.Linear, with or without a ReLU behind, all of one shape, got others")
-        first = stages[0]
-        out_features, in_features = first.weight.shape
-        bank = cls(
-            len(modules),
-            in_features,
-            out_features,
-            first.bias is not None,
-            "relu" if first.relu else None,
-            first.weight.device,
-            first.weight.dtype,
-        )
+        stages = linear_stages(modules)
+        if stages is None or len(stages) != 1:
+            raise ValueError("LinearBank: modules must be nn.Linear of one shape, all or none with a ReLU behind, got others")
+        (stage,) = stages
+        out_features, in_features = stage.weights[0].shape
+        activation = "relu" if stage.relu else None
+        like = {"device": stage.weights[0].device, "dtype": stage.weights[0].dtype}
+        bank = cls(len(modules), in_features, out_features, stage.biases is not None, activation, **like)
         with torch.no_grad():
-            torch.stack([s.weight for s in stages], out=bank.weight)
-            if bank.bias is not None:
-                torch.stack([s.bias for s in stages if s.bias is not None], out=bank.bias)
+            torch.stack(stage.weights, out=bank.weight)
+            if bank.bias is not None and stage.biases is not None:
+                torch.stack(stage.biases, out=bank.bias)
         return bank
 
     def to_modules(self) -> list[nn.Module]:

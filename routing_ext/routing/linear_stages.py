@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
+import dis
 import enum
-import weakref
-from typing import NamedTuple
+import types
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch.fx
 import torch.nn.functional as F
@@ -13,10 +16,10 @@ from torch.nn.modules.module import _has_any_global_hook
 
 
 class Stage(NamedTuple):
-    """``y = act(weight x + bias)``."""
+    """One linear layer of each module: ``y = act(W x + b)``."""
 
-    weight: Tensor
-    bias: Tensor | None
+    weights: list[Tensor]
+    biases: list[Tensor] | None
     relu: bool
 
 
@@ -28,95 +31,143 @@ class _Kind(enum.Enum):
     OTHER = enum.auto()
 
 
-_kinds: weakref.WeakKeyDictionary[type, _Kind] = weakref.WeakKeyDictionary(
-    {nn.Linear: _Kind.LINEAR, nn.ReLU: _Kind.RELU, nn.Sequential: _Kind.SEQUENTIAL}
-)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_PLAIN = (nn.Parameter, Tensor)
+_kinds: dict[type, _Kind] = {nn.Linear: _Kind.LINEAR, nn.ReLU: _Kind.RELU, nn.Sequential: _Kind.SEQUENTIAL}
 
 
-def linear_stages(module: nn.Module) -> list[Stage] | None:
-    """What the module computes, as a chain of stages; None if it is, or might be, anything else.
+def linear_stages(modules: Iterable[nn.Module]) -> list[Stage] | None:
+    """What the modules compute, as a chain of stages; None if they are not alike in all but their values, or something else.
 
-    Recognised are :class:`~torch.nn.Linear`, its subclasses that only add a ReLU, and :class:`~torch.nn.Sequential` of these and
-    :class:`~torch.nn.ReLU`. A hook or a parametrisation anywhere, or a ``forward`` set on an instance, makes a module something
-    else.
+    Recognised are :class:`~torch.nn.Linear`, its subclasses that compute the same or only add a ReLU, and
+    :class:`~torch.nn.Sequential` of these and :class:`~torch.nn.ReLU`. A hook or a parametrisation anywhere, or a ``forward``
+    set on an instance, makes a module something else.
     """
-    kind = _kinds.get(module.__class__) or _recognise(module)
-    own = module.__dict__
-    if kind is _Kind.OTHER or "forward" in own or any(own[hooks] for hooks in _HOOKS):
-        return None
-    if kind is _Kind.LINEAR or kind is _Kind.LINEAR_RELU:
-        parameters = own["_parameters"]
-        weight = parameters.get("weight")
-        return None if weight is None else [Stage(weight, parameters["bias"], kind is _Kind.LINEAR_RELU)]
-    if kind is _Kind.RELU:
-        return []  # an empty chain asks the caller, a Sequential, to add it to the stage before
-    stages: list[Stage] = []
-    for child in own["_modules"].values():
-        inner = linear_stages(child)
-        if inner is None or child.__class__ is nn.Sequential:
-            return None
-        if inner:
-            stages += inner
-        elif stages:
-            stages[-1] = stages[-1]._replace(relu=True)
-        else:
-            return None
-    return stages or None
-
-
-def grouped_stages(modules: list[nn.Module]) -> list[list[Stage]] | None:
-    """The stages of all modules, ``[stage][module]``, if these are alike in everything but their values; else None."""
     if _has_any_global_hook():
         return None
     chains = []
     for module in modules:
-        chain = linear_stages(module)
+        chain = _chain(module)
         if not chain:
             return None
         chains.append(chain)
-    first = chains[0]
-    for chain in chains:
-        if len(chain) != len(first):
+    if not chains or any(len(chain) != len(chains[0]) for chain in chains):
+        return None
+    stages = []
+    for links in zip(*chains, strict=True):
+        parameters, relus = [link[0] for link in links], {link[1] for link in links}
+        weights = [p["weight"] for p in parameters]
+        biases = [p["bias"] for p in parameters]
+        without_bias = sum(b is None for b in biases)
+        shape = weights[0].shape
+        # A tensor subclass, as of quantised weights, brings a linear() of its own.
+        if len(relus) > 1 or 0 < without_bias < len(biases) or any(w.shape != shape or type(w) not in _PLAIN for w in weights):
             return None
-        for stage, like in zip(chain, first, strict=True):
-            if (
-                stage.weight.shape != like.weight.shape
-                or stage.relu is not like.relu
-                or (stage.bias is None) is not (like.bias is None)
-            ):
-                return None
-    return [list(stage) for stage in zip(*chains, strict=True)]
+        stages.append(Stage(weights, None if without_bias else biases, links[0][1]))
+    return stages
+
+
+def _chain(module: nn.Module) -> list[tuple[dict[str, Any], bool]] | None:
+    """The parameters of the module's linear layers, each with whether a ReLU follows; empty for a ReLU alone."""
+    own = module.__dict__
+    if (
+        own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+        or "forward" in own
+    ):
+        return None
+    kind = _kinds.get(module.__class__) or _recognise(module)
+    if kind is _Kind.LINEAR or kind is _Kind.LINEAR_RELU:
+        parameters = own["_parameters"]
+        if parameters.get("weight") is None or "bias" not in parameters:
+            return None  # put elsewhere by the user, as hypernetworks do
+        return [(parameters, kind is _Kind.LINEAR_RELU)]
+    if kind is _Kind.RELU:
+        return []
+    if kind is _Kind.OTHER:
+        return None
+    links: list[tuple[dict[str, Any], bool]] = []
+    for child in own["_modules"].values():
+        inner = _chain(child)
+        if inner is None:
+            return None
+        if inner:
+            links += inner
+        elif links:
+            links[-1] = (links[-1][0], True)
+        else:
+            return None  # a ReLU before the first layer
+    return links or None
 
 
 def _recognise(module: nn.Module) -> _Kind:
     cls = module.__class__
-    kind = _Kind.LINEAR_RELU if isinstance(module, nn.Linear) and _only_adds_relu(module) else _Kind.OTHER
+    kind = _kind_of_subclass(module) if isinstance(module, nn.Linear) else _Kind.OTHER
     _kinds[cls] = kind
     return kind
 
 
-# What a forward that only adds a ReLU may name: nothing there can depend on the instance's state.
-_HARMLESS_NAMES = {"nn", "torch", "F", "functional", "Linear", "forward", "relu", "super", "linear", "weight", "bias", "ReLU"}
+# All that a forward which only adds a ReLU may name, and what of it may be a global.
+_NAMES = {"torch", "nn", "functional", "F", "Linear", "forward", "super", "linear", "relu", "relu_", "weight", "bias"}
+_GLOBALS = (torch, nn, F, nn.Linear, super, F.linear, F.relu, torch.relu, torch.relu_)
+# What else a subclass must leave as it is.
+_INHERITED = _NAMES - {"forward"} | {"__call__", "_call_impl", "_wrapped_call_impl", "__getattr__", "__getattribute__"}
 
 
-def _only_adds_relu(module: nn.Linear) -> bool:
+def _kind_of_subclass(module: nn.Linear) -> _Kind:
+    """Decides for all instances of the class, so it accepts only what cannot depend on anything but weight and bias."""
     cls = module.__class__
-    code = getattr(cls.forward, "__code__", None)
-    if code is None or cls.__call__ is not nn.Module.__call__ or not set(code.co_names) <= _HARMLESS_NAMES:
+    own = cls.__mro__[: cls.__mro__.index(nn.Linear)]
+    if any(not _INHERITED.isdisjoint(vars(c)) for c in own):
+        return _Kind.OTHER
+    forwards = [vars(c)["forward"] for c in own if "forward" in vars(c)]
+    if not forwards:
+        return _Kind.LINEAR
+    is_straight = len(forwards) == 1 and isinstance(forwards[0], types.FunctionType) and _is_straight(forwards[0], own)
+    return _Kind.LINEAR_RELU if is_straight and _traces_to_relu_of_linear(module) else _Kind.OTHER
+
+
+def _is_straight(forward: types.FunctionType, own: tuple[type, ...]) -> bool:
+    """Whether each call does the same: no branch, no assignment to attributes, no name but the known ones."""
+    code = forward.__code__
+    instructions = list(dis.get_instructions(code))
+    constants_hold_code = any(isinstance(c, types.CodeType) for c in code.co_consts)
+    if constants_hold_code or any("JUMP" in i.opname or i.opname == "STORE_ATTR" for i in instructions):
         return False
+    global_names = {i.argval for i in instructions if i.opname == "LOAD_GLOBAL"}
+    named = [forward.__globals__.get(name, getattr(builtins, name, None)) for name in global_names]
+    named += [cell.cell_contents for cell in forward.__closure__ or ()]
+    known = (*_GLOBALS, *own)
+    return set(code.co_names) <= _NAMES | global_names and all(any(value is k for k in known) for value in named)
+
+
+def _traces_to_relu_of_linear(module: nn.Linear) -> bool:
+    cls: Any = module.__class__
+    read = set()
     try:
-        nodes = list(torch.fx.Tracer().trace(module).nodes)
+
+        class Probe(cls):  # type: ignore[misc]
+            def __getattribute__(self, name: str) -> Any:
+                read.add(name)
+                return super().__getattribute__(name)
+
+        probe = Probe.__new__(Probe)
+        probe.__dict__.update(module.__dict__)
+        nodes = list(torch.fx.Tracer().trace(probe).nodes)
     except Exception:  # what cannot be traced is not that simple
         return False
+    # Nothing but the parameters: each instance may have a self.relu of its own.
+    if not {"weight", "bias"} <= read or read & set(cls.forward.__code__.co_names) - {"forward", "weight", "bias"}:
+        return False
     attributes = {node.target: node for node in nodes if node.op == "get_attr"}
-    calls = [node for node in nodes if node.op.startswith("call_")]
     inputs = [node for node in nodes if node.op == "placeholder"]
-    if len(inputs) != 1 or len(calls) != 2 or calls[0].target is not F.linear:
+    calls = [node for node in nodes if node.op not in ("get_attr", "placeholder", "output")]
+    if [node.op for node in calls] not in (["call_function"] * 2, ["call_function", "call_method"]) or len(inputs) != 1:
         return False
     linear, relu = calls
     given = (*linear.args, *linear.kwargs.values())
-    expected = (inputs[0], attributes.get("weight"), attributes.get("bias"))
+    is_linear = linear.target is F.linear and given == (inputs[0], attributes.get("weight"), attributes.get("bias"))
     is_relu = relu.target in (F.relu, torch.relu, torch.relu_, "relu", "relu_") and relu.args == (linear,)
     options = {name: value for name, value in relu.kwargs.items() if name != "inplace"}
-    return given == expected and is_relu and not options and nodes[-1].args == (relu,)
+    return is_linear and is_relu and not options and nodes[-1].args == (relu,)

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..ops import DispatchPlan, dispatch_plan, gather_rows, grouped_linear, scatter_rows
-from .linear_stages import Stage, grouped_stages
+from ..ops import DispatchPlan, dispatch_plan, gather_rows, scatter_rows
+from ..ops.grouped_linear import grouped_linear_of
+from .linear_stages import linear_stages
+
+
+class _GatherEach(torch.autograd.Function):
+    """The samples of each module as a tensor of its own, not a slice of one: a module may change its input in place."""
+
+    @staticmethod
+    def forward(ctx: Any, xs: Tensor, order: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(order)
+        ctx.batch = xs.size(0)
+        return tuple(gather_rows(xs, rows) for rows in order.split(sizes))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (order,) = ctx.saved_tensors
+        return scatter_rows(torch.cat(grads), order, ctx.batch), None, None
 
 
 class Selection(nn.Module):
@@ -39,7 +54,8 @@ class Selection(nn.Module):
         self._logging_selections = False
         self._selection_log: list[Tensor] = []
         self.last_selection_freeze = []
-        self._output_shape: torch.Size | None = None
+        linear_stages(modules)  # learns about their classes now: torch.compile cannot trace that
+        self._last_output: tuple[torch.Size, torch.Size, torch.dtype] | None = None  # shape of the input; of the output, dtype
 
     def extra_repr(self) -> str:
         return f"name={self.name!r}" if self.name else ""
@@ -50,7 +66,7 @@ class Selection(nn.Module):
         Args:
             xs: ``[B, ...]``.
             mxs: the samples' meta information, one each; returned as it is.
-            actions: int64 ``[B]``, the module of each sample.
+            actions: integers ``[B]`` or ``[B, 1]``, the module of each sample.
             mask: bool (or uint8) ``[B]``, false for samples that take no part: their output is zero.
 
         Returns:
@@ -60,55 +76,64 @@ class Selection(nn.Module):
             ValueError: ``mxs`` or ``actions`` is not of the batch's length.
             RuntimeError: an action is outside ``[0, K)``, or a mask has the wrong shape, dtype or device.
         """
-        if len(xs) != len(mxs):
-            raise ValueError(f"Selection: mxs must have one element for each of {len(xs)} samples, got {len(mxs)}")
-        modules = list(self._submodules._modules.values())
+        batch = xs.size(0)
+        if len(mxs) != batch:
+            raise ValueError(f"Selection: mxs must have one element for each of {batch} samples, got {len(mxs)}")
+        modules: list[nn.Module] = list(self._submodules)
         if len(modules) == 1:
-            return modules[0](xs), mxs, actions  # type: ignore[misc]
-        if actions.numel() != len(xs):
-            raise ValueError(f"Selection: actions must have one element for each of {len(xs)} samples, got {list(actions.shape)}")
+            return modules[0](xs), mxs, actions
+        if actions.numel() != batch:
+            raise ValueError(
+                f"Selection: actions must have one element for each of {batch} samples, got {list(actions.shape)}"
+            )
         if mask is not None and mask.dtype == torch.uint8:
             mask = mask.bool()
-        plan = dispatch_plan(actions.reshape(-1), len(modules), mask)
-        ys = self._apply_modules(xs, plan, modules)  # type: ignore[arg-type]
+        chosen = actions.reshape(-1) if actions.dim() != 1 else actions
+        if chosen.dtype != torch.int64 and not chosen.dtype.is_floating_point:
+            chosen = chosen.long()
+        plan = dispatch_plan(chosen, len(modules), mask)
+        ys = self._apply_modules(xs, plan, modules)
         if self._logging_selections:
-            self._selection_log.append(actions.detach().reshape(-1).clone())
+            self._selection_log.append(chosen.detach().clone())
         if self._store_module_pointers:
-            for mx, a in zip(mxs, actions.reshape(-1).tolist(), strict=True):
+            for mx, a in zip(mxs, chosen.tolist(), strict=True):
                 mx.append("selected_modules", modules[a])
         return ys, mxs, actions
 
     def _apply_modules(self, xs: Tensor, plan: DispatchPlan, modules: list[nn.Module]) -> Tensor:
-        if xs.dim() == 2:
-            # Where the host knows which modules run, only those have to be alike.
-            idle_known = plan.known_on_host and not plan.layout.is_cuda
-            running = plan.selected() if idle_known else range(plan.num_modules)
-            stages = grouped_stages([modules[k] for k in running] or modules[:1])
+        if xs.dim() == 2 and xs.is_floating_point():
+            running = plan.selected_early()
+            stages = linear_stages([modules[k] for k in running])
             if stages is not None:
-                return _apply_stages(xs, stages, plan, list(running) or [0])
+                for stage in stages:
+                    xs = grouped_linear_of(running, xs, stage.weights, stage.biases, plan, stage.relu)
+                return xs
         return self._call_each(xs, plan, modules)
 
     def _call_each(self, xs: Tensor, plan: DispatchPlan, modules: list[nn.Module]) -> Tensor:
         offsets, selected, batch = plan.host_offsets(), plan.selected(), len(xs)
         if not selected:
-            return xs.new_zeros((batch, *self._shape_of_output(xs, modules[0])))
+            shape, dtype = self._output_of(xs, modules[0])
+            return torch.zeros((batch, *shape), dtype=dtype, device=xs.device)
         if len(selected) == 1 and offsets[-1] == batch:
-            ys: Tensor = modules[selected[0]](xs)
+            ys: Tensor = modules[selected[0]](xs.clone())
         else:
             order = plan.order[: offsets[-1]]
-            slices = gather_rows(xs, order).split([offsets[k + 1] - offsets[k] for k in selected])
-            outputs = [modules[k](rows) for k, rows in zip(selected, slices, strict=True)]
+            sizes = [offsets[k + 1] - offsets[k] for k in selected]
+            groups = _GatherEach.apply(xs.contiguous(), order, sizes)  # type: ignore[no-untyped-call]
+            outputs = [modules[k](rows) for k, rows in zip(selected, groups, strict=True)]
             ys = scatter_rows(torch.cat(outputs), order, batch)
-        self._output_shape = ys.shape[1:]
+        self._last_output = xs.shape[1:], ys.shape[1:], ys.dtype
         return ys
 
-    def _shape_of_output(self, xs: Tensor, module: nn.Module) -> torch.Size:
-        """Of a batch in which no sample is active, found without touching the module's state or the random numbers."""
-        if self._output_shape is None:
+    def _output_of(self, xs: Tensor, module: nn.Module) -> tuple[torch.Size, torch.dtype]:
+        """Shape and dtype for a batch without active samples, found without touching the module or the random numbers."""
+        if self._last_output is None or self._last_output[0] != xs.shape[1:]:
             twin = copy.deepcopy(module).to("meta").eval()
             with torch.no_grad():
-                self._output_shape = twin(torch.empty((1, *xs.shape[1:]), dtype=xs.dtype, device="meta")).shape[1:]
-        return self._output_shape
+                ys: Tensor = twin(torch.empty((1, *xs.shape[1:]), dtype=xs.dtype, device="meta"))
+            self._last_output = xs.shape[1:], ys.shape[1:], ys.dtype
+        return self._last_output[1:]
 
     def start_logging_selections(self) -> None:
         """From now on, remembers which actions come."""
@@ -125,16 +150,3 @@ class Selection(nn.Module):
         self._selection_log.clear()
         self.last_selection_freeze = new + self.last_selection_freeze if add_to_old else new
         return self.last_selection_freeze
-
-
-def _apply_stages(xs: Tensor, stages: list[list[Stage]], plan: DispatchPlan, running: Iterable[int]) -> Tensor:
-    """`stages` holds the parameters of the modules in `running` only: no other gets samples."""
-    for stage in stages:
-        weights: list[Tensor] = [stage[0].weight] * plan.num_modules
-        biases: list[Tensor] | None = None if stage[0].bias is None else [stage[0].bias] * plan.num_modules
-        for k, parameters in zip(running, stage, strict=True):
-            weights[k] = parameters.weight
-            if biases is not None and parameters.bias is not None:
-                biases[k] = parameters.bias
-        xs = grouped_linear(xs, weights, biases, plan, "relu" if stage[0].relu else "none")
-    return xs

@@ -1,4 +1,5 @@
-// Stand-in for the part of <cooperative_groups.h> that kernels may use: the cluster and the grid. See cuda_runtime.h beside it.
+// Stand-in for the part of <cooperative_groups.h> that kernels may use: the cluster and the grid. See cuda_runtime.h beside
+// it.
 #pragma once
 #include <cuda_runtime.h>
 

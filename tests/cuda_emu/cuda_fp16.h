@@ -1,4 +1,5 @@
-// Stand-in for the part of <cuda_fp16.h> that the kernels use: IEEE half precision as a type to store, converted to and from float.
+// Stand-in for the part of <cuda_fp16.h> that the kernels use: IEEE half precision as a type to store, converted to and from
+// float.
 #pragma once
 #include <bit>
 #include <cstdint>

@@ -2,15 +2,16 @@
 //
 //   g++ -std=c++20 -x c++ -I tests/cuda_emu kernel.cu          # this file stands in for the toolkit's <cuda_runtime.h>
 //
-// A kernel is started with cudaLaunchKernelEx (plain C++; `<<<>>>` does not parse here). Each thread of a block is a fiber that
-// runs until it waits; then its warp goes on as far as it can, then its block, then its cluster. So a launch is deterministic for
-// a given `cuda_emu::order`, and a data race shows as a result that depends on it. Reported as cudaErrorLaunchFailure, with a
-// message on stderr and in cudaGetErrorString: a barrier that not all threads reach, or reach in different source lines; a warp
-// operation whose mask disagrees; an array of dynamic shared memory written out of bounds (with -fsanitize=address: read, too).
-// Shared memory starts as NaN. A launch beyond the limits of the hardware fails as it would there.
+// A kernel is started with cudaLaunchKernelEx (plain C++; `<<<>>>` does not parse here). Each thread of a block is a fiber
+// that runs until it waits; then its warp goes on as far as it can, then its block, then its cluster. So a launch is
+// deterministic for a given `cuda_emu::order`, and a data race shows as a result that depends on it. Reported as
+// cudaErrorLaunchFailure, with a message on stderr and in cudaGetErrorString: a barrier that not all threads reach, or reach
+// in different source lines; a warp operation whose mask disagrees; an array of dynamic shared memory written out of bounds
+// (with -fsanitize=address: read, too). Shared memory starts as NaN. A launch beyond the limits of the hardware fails as it
+// would there.
 //
-// Not modelled: memory ordering, preemption between two waits, streams, speed. `__shared__` is `static`, so neither poisoned nor
-// one per block of a cluster: use SharedArena (dynamic shared memory). One launch at a time per process. x86-64 only.
+// Not modelled: memory ordering, preemption between two waits, streams, speed. `__shared__` is `static`, so neither poisoned
+// nor one per block of a cluster: use SharedArena (dynamic shared memory). One launch at a time per process. x86-64 only.
 #pragma once
 #include <math.h>
 
@@ -30,12 +31,13 @@
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
 #define __align__(n) alignas(n)
-// Written between the type and the name of a parameter, it makes the parameter a reference: one object for the whole grid, as on
-// the device, instead of a copy for each thread.
+// Written between the type and the name of a parameter, it makes the parameter a reference: one object for the whole grid, as
+// on the device, instead of a copy for each thread.
 #define __grid_constant__ &
 
-// ---- vector types -------------------------------------------------------------------------------------------------------------
-// With their alignment, so that -fsanitize=alignment finds the accesses that a GPU would refuse.
+// ---- vector types
+// ------------------------------------------------------------------------------------------------------------- With their
+// alignment, so that -fsanitize=alignment finds the accesses that a GPU would refuse.
 struct alignas(8) int2 {
   int x, y;
 };
@@ -52,7 +54,8 @@ struct alignas(16) double2 {
   double x, y;
 };
 
-// ---- runtime API --------------------------------------------------------------------------------------------------------------
+// ---- runtime API
+// --------------------------------------------------------------------------------------------------------------
 enum cudaError_t {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
@@ -61,7 +64,10 @@ enum cudaError_t {
   cudaErrorInvalidClusterSize = 912
 };
 using cudaStream_t = struct CUstream_st*;
-enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8, cudaFuncAttributeNonPortableClusterSizeAllowed = 14 };
+enum cudaFuncAttribute {
+  cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
+  cudaFuncAttributeNonPortableClusterSizeAllowed = 14
+};
 enum cudaLaunchAttributeID { cudaLaunchAttributeCooperative = 2, cudaLaunchAttributeClusterDimension = 4 };
 struct cudaLaunchAttributeValue {
   int cooperative;
@@ -91,7 +97,9 @@ inline constexpr size_t kMaxArgumentBytes = 32764;
 template <class... P>
 constexpr size_t argument_bytes() {
   size_t bytes = 0;
-  const auto add = [&bytes](size_t size, size_t alignment) { bytes = (bytes + alignment - 1) / alignment * alignment + size; };
+  [[maybe_unused]] const auto add = [&bytes](size_t size, size_t alignment) {
+    bytes = (bytes + alignment - 1) / alignment * alignment + size;
+  };
   (add(sizeof(P), alignof(P)), ...);
   return bytes;
 }
@@ -176,7 +184,8 @@ inline cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_
   return cudaSuccess;
 }
 
-// ---- device functions ---------------------------------------------------------------------------------------------------------
+// ---- device functions
+// ---------------------------------------------------------------------------------------------------------
 #define CUDA_EMU_SITE cuda_emu::Site at = cuda_emu::Site::current()
 
 namespace cuda_emu {

@@ -40,7 +40,7 @@ using Site = std::source_location;
 
 inline constexpr unsigned kLanes = 32;
 inline constexpr size_t kStackBytes = 256 << 10, kStackGuard = 4096;
-inline constexpr size_t kRedZone = 4096;  // before and after each array of dynamic shared memory
+inline constexpr size_t kRedZone = 4096;      // before and after each array of dynamic shared memory
 inline constexpr unsigned char kFill = 0xFF;  // of fresh shared memory: NaN as float and double, -1 as int
 
 // 0: threads, warps and blocks run in ascending order; -1: descending; any other value: the seed of a random order.
@@ -69,7 +69,9 @@ class Slice {
  public:
   const size_t offset, bytes;
 
-  Slice(size_t offset_, size_t bytes_) : offset(offset_), bytes(bytes_), memory_(bytes_ + 2 * kRedZone, kFill) { poison(true); }
+  Slice(size_t offset_, size_t bytes_) : offset(offset_), bytes(bytes_), memory_(bytes_ + 2 * kRedZone, kFill) {
+    poison(true);
+  }
   Slice(Slice&&) = default;
   ~Slice() {
     if (!memory_.empty()) poison(false);
@@ -100,8 +102,8 @@ struct Block {
   unsigned live = 0;  // threads that have not ended
 };
 
-// Saves the callee-saved registers and the stack pointer, and continues on another stack. noipa: callers must not learn from the
-// body which registers it leaves alone.
+// Saves the callee-saved registers and the stack pointer, and continues on another stack. noipa: callers must not learn from
+// the body which registers it leaves alone.
 [[gnu::naked, gnu::noinline, gnu::noipa]] inline void switch_stack(void** /*save*/, void* /*load*/) {
   asm("pushq %rbp\n pushq %rbx\n pushq %r12\n pushq %r13\n pushq %r14\n pushq %r15\n"
       "movq %rsp, (%rdi)\n movq %rsi, %rsp\n"
@@ -142,7 +144,8 @@ class Machine {
   // Reports the launch as failed. A fiber that calls this does not go on.
   [[gnu::noinline]] void fail(const std::string& what, Site site) {
     if (!failed_) {
-      message = std::string(site.file_name()) + ":" + std::to_string(site.line()) + ": " + what;
+      message = what;
+      if (site.line() != 0) message = std::string(site.file_name()) + ":" + std::to_string(site.line()) + ": " + what;
       std::fprintf(stderr, "cuda_emu: %s\n", message.c_str());
     }
     failed_ = true;
@@ -205,8 +208,8 @@ class Machine {
   // Puts thread t of a block at the start of the kernel.
   void prepare(size_t index, uint3 block, unsigned rank, unsigned t) {
     if (index == fibers_.size()) {
-      void* const memory = mmap(nullptr, kStackBytes + kStackGuard, PROT_READ | PROT_WRITE,
-                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      void* const memory =
+          mmap(nullptr, kStackBytes + kStackGuard, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
       if (memory == MAP_FAILED || mprotect(memory, kStackGuard, PROT_NONE) != 0) std::abort();
       fibers_.push_back(std::make_unique<Fiber>());
       fibers_.back()->stack = static_cast<char*>(memory) + kStackGuard;
@@ -321,7 +324,8 @@ class Machine {
     return a.line() == b.line() && a.column() == b.column() && a.file_name() == b.file_name();
   }
 
-  // Opens a barrier if all threads of its scope wait there. Some there and some elsewhere (at another barrier, gone): an error.
+  // Opens a barrier if all threads of its scope wait there. Some there and some elsewhere (at another barrier, gone): an
+  // error.
   bool open_barrier(std::unique_ptr<Fiber>* fibers, size_t n, Wait kind) {
     const auto end = fibers + n;
     const auto first = std::find_if(fibers, end, [&](const auto& f) { return f->wait == kind; });

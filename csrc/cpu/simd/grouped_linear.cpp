@@ -4,18 +4,19 @@
 namespace routing_ext::cpu {
 namespace {
 
-// Below this many rows, turning the weight costs more than the horizontal sums of dot products.
-constexpr int64_t kDotRows = 5;
-// Rows and columns are taken in blocks whose packed operands stay in the second-level cache.
+// Rows, columns and depth are taken in blocks whose packed operands stay in the second-level cache.
 constexpr int64_t kRowBlock = 8 * kTileRows;
 constexpr int64_t kPackedBytes = 384 << 10;
 constexpr int64_t kDepthBlock = 256;
+// Of a matrix that is read along its rows: shorter, so that a block has long rows.
+constexpr int64_t kStraightDepthBlock = 128;
+constexpr int64_t kLineBytes = 64;
 
 template <class S>
 using ComputeOf = typename Compute<S>::type;
 
-// The rows of a matrix in the order of a plan, as the tile wants them: pointers to the matrix itself where that is possible,
-// else to a converted copy, zero where `positive` is zero or less.
+// A block of rows of a matrix in the order of a plan, as the tile wants them: pointers to the matrix itself where that is
+// possible, else to a converted copy, zero where `positive` is zero or less.
 template <class S>
 struct RowBlock {
   using C = ComputeOf<S>;
@@ -23,45 +24,45 @@ struct RowBlock {
   const S* positive;
   const int64_t* order;
   int64_t columns;
-  C* copy;  // [kRowBlock, columns], or nullptr
+  C* copy;  // [kRowBlock, depth of the block], or nullptr
   const C* rows[kRowBlock];
 
   bool direct() const {
     if constexpr (sizeof(S) == sizeof(C)) return positive == nullptr;
     return false;
   }
-  void take(int64_t begin, int64_t count) {
+  // Columns k..k+depth-1 of the rows at positions begin..begin+count-1.
+  void take(int64_t begin, int64_t count, int64_t k, int64_t depth) {
     for (int64_t i = 0; i < count; ++i) {
-      const int64_t at = order[begin + i] * columns;
+      const int64_t at = order[begin + i] * columns + k;
       if constexpr (sizeof(S) == sizeof(C)) {
         if (positive == nullptr) {
           rows[i] = base + at;
           continue;
         }
       }
-      C* out = copy + i * columns;
-      masked_row(base + at, positive ? positive + at : nullptr, out);
+      C* out = copy + i * depth;
+      masked_row(base + at, positive ? positive + at : nullptr, depth, out);
       rows[i] = out;
     }
   }
-  void prefetch(int64_t first, int64_t last) const {
-    constexpr int64_t line = 64 / sizeof(S);
+  void prefetch(int64_t first, int64_t last, int64_t depth) const {
     for (int64_t i = first; i < last; ++i)
-      for (int64_t k = 0; k < columns; k += line) __builtin_prefetch(rows[i] + k);
+      for (int64_t k = 0; k < depth; k += kLineBytes / sizeof(S)) __builtin_prefetch(rows[i] + k);
   }
 
  private:
-  void masked_row(const S* row, const S* mask, C* out) const {
+  static void masked_row(const S* row, const S* mask, int64_t depth, C* out) {
     int64_t k = 0;
-    for (; k + kLanes<C> <= columns; k += kLanes<C>) {
+    for (; k + kLanes<C> <= depth; k += kLanes<C>) {
       Vec<C> value = load(row + k);
       if (mask) value = load(mask + k) <= 0 ? Vec<C>{} : value;
       store(out + k, value);
     }
-    if (k == columns) return;
-    Vec<C> value = load_partial(row + k, columns - k);
-    if (mask) value = load_partial(mask + k, columns - k) <= 0 ? Vec<C>{} : value;
-    store_partial(out + k, value, columns - k);
+    if (k == depth) return;
+    Vec<C> value = load_partial(row + k, depth - k);
+    if (mask) value = load_partial(mask + k, depth - k) <= 0 ? Vec<C>{} : value;
+    store_partial(out + k, value, depth - k);
   }
 };
 
@@ -71,52 +72,54 @@ template <class S, bool transposed>
 void rows_times_matrix(RowBlock<S> a, const S* matrix, int64_t stride, const S* bias, bool relu, S* out, int64_t out_stride,
                        Span rows, Span cols) {
   using C = ComputeOf<S>;
-  constexpr int64_t lanes = kLanes<C>;
-  const int64_t depth = a.columns;
-  const int64_t per_pass = kPackedBytes / static_cast<int64_t>(sizeof(C)) / (depth + 1) / kTileColumns<C> * kTileColumns<C>;
+  constexpr bool converted = sizeof(S) != sizeof(C);
+  // Sums go on from block to block in `out`, which low precision is too coarse for.
+  const int64_t depth_block = converted ? a.columns : least(a.columns, transposed ? kDepthBlock : kStraightDepthBlock);
+  const int64_t per_pass =
+      kPackedBytes / static_cast<int64_t>(sizeof(C)) / (depth_block + 1) / kTileColumns<C> * kTileColumns<C>;
   const int64_t block_cols = least(cols.size(), per_pass < kTileColumns<C> ? kTileColumns<C> : per_pass);
   // A matrix that is used for few rows is read where it lies.
-  const bool in_place = sizeof(S) == sizeof(C) && !transposed && rows.size() < kTileRows;
-  const int64_t copy_size = a.direct() ? 0 : kRowBlock * ((depth + 15) / 16 * 16);
-  C* const scratch = static_cast<C*>(thread_scratch(sizeof(C) * (copy_size + depth * padded<C>(block_cols))));
+  const bool in_place = !converted && !transposed && rows.size() < kTileRows;
+  const int64_t copy_size = a.direct() ? 0 : kRowBlock * ((depth_block + 15) / 16 * 16);
+  C* const scratch = static_cast<C*>(thread_scratch(sizeof(C) * (copy_size + depth_block * padded<C>(block_cols))));
   a.copy = scratch;
   C* const packed = scratch + copy_size;
+  alignas(64) C sums[kTileRows * kTileColumns<C>];
 
-  for (int64_t c0 = cols.begin; c0 < cols.end; c0 += block_cols) {
-    const int64_t c1 = least(cols.end, c0 + block_cols);
-    for (int64_t c = c0; c < c1; c += kTileColumns<C>) {
-      const int64_t width = least(kTileColumns<C>, c1 - c);
-      C* const panel = packed + (c - c0) * depth;
-      if constexpr (transposed)
-        pack_panel_transposed(matrix + c * stride, stride, depth, width, panel);
-      else if (!in_place || width < kTileColumns<C>)
-        pack_panel(matrix + c, stride, depth, width, panel);
-    }
-    for (int64_t r0 = rows.begin; r0 < rows.end; r0 += kRowBlock) {
-      const int64_t count = least(kRowBlock, rows.end - r0);
-      a.take(r0, count);
-      for (int64_t c = c0; c < c1; c += kTileColumns<C>) {
-        const int64_t width = least(kTileColumns<C>, c1 - c);
-        const C* panel = packed + (c - c0) * depth;
-        int64_t ldb = padded<C>(width);
-        if constexpr (!transposed && sizeof(S) == sizeof(C)) {
-          if (in_place && width == kTileColumns<C>) panel = matrix + c, ldb = stride;
-        }
-        for (int64_t r = 0; r < count;) {
-          const int64_t height = next_tile_rows(count - r);
-          if (c == c0 && a.direct()) a.prefetch(r + height, least(count, r + height + kTileRows));
-          const int64_t* const at = a.order + r0 + r;
-          tile<C>(
-              height, width, RowPointers<C>{a.rows + r}, panel, ldb, depth, [](int, int) { return Vec<C>{}; },
-              [&](int m, int v, Vec<C> sum) {
-                const int64_t left = width - v * lanes;
-                if (left <= 0) return;
-                if (bias) sum += left < lanes ? load_partial(bias + c + v * lanes, left) : load(bias + c + v * lanes);
-                if (relu) sum = sum < 0 ? Vec<C>{} : sum;  // NaN stays
-                S* const y = out + at[m] * out_stride + c + v * lanes;
-                left < lanes ? store_partial(y, sum, left) : store(y, sum);
-              });
-          r += height;
+  for (int64_t k0 = 0; k0 == 0 || k0 < a.columns; k0 += depth_block) {
+    const int64_t depth = least(depth_block, a.columns - k0);
+    const bool first = k0 == 0, last = k0 + depth == a.columns;
+    for (int64_t c0 = cols.begin; c0 < cols.end; c0 += block_cols) {
+      const int64_t c1 = least(cols.end, c0 + block_cols);
+      const int64_t whole = c0 + (c1 - c0) / kTileColumns<C> * kTileColumns<C>;
+      if constexpr (transposed) {
+        for (int64_t c = c0; c < c1; c += kTileColumns<C>)
+          pack_panel_transposed(matrix + c * stride + k0, stride, depth, least(kTileColumns<C>, c1 - c), packed + (c - c0) * depth);
+      } else {
+        pack_panels(matrix + k0 * stride + c0, stride, depth, in_place ? whole - c0 : 0, c1 - c0, packed);
+      }
+      for (int64_t r0 = rows.begin; r0 < rows.end; r0 += kRowBlock) {
+        const int64_t count = least(kRowBlock, rows.end - r0);
+        a.take(r0, count, k0, depth);
+        for (int64_t c = c0; c < c1; c += kTileColumns<C>) {
+          const int64_t width = least(kTileColumns<C>, c1 - c);
+          const C* panel = packed + (c - c0) * depth;
+          int64_t ldb = padded<C>(width);
+          if constexpr (!transposed && !converted) {
+            if (in_place && c < whole) panel = matrix + k0 * stride + c, ldb = stride;
+          }
+          for (int64_t r = 0; r < count;) {
+            const int64_t height = next_tile_rows(count - r);
+            if (c == c0 && a.direct()) a.prefetch(r + height, least(count, r + height + kTileRows), depth);
+            const int64_t* const at = a.order + r0 + r;
+            tile<C>(height, width, RowPointers<C>{a.rows + r}, panel, ldb, depth, sums);
+            for (int64_t m = 0; m < height; ++m) {
+              S* const result = out + at[m] * out_stride + c;
+              finish_row(sums + m * kTileColumns<C>, first ? nullptr : result, last && bias ? bias + c : nullptr, last && relu, width,
+                         result);
+            }
+            r += height;
+          }
         }
       }
     }
@@ -125,61 +128,95 @@ void rows_times_matrix(RowBlock<S> a, const S* matrix, int64_t stride, const S* 
 
 // ---- forward -----------------------------------------------------------------------------------------------------------------
 
-// y[cols] = act(x weight[cols]^T + bias[cols]) for `count` rows, by dot products along d.
-template <class S, int count, int outs>
-inline void dot_tile(const GroupedForward<S>& p, const S* weight, const S* bias, int64_t first, int64_t o) {
+// A tile of dot products along d, whose sums over the lanes are formed together.
+template <class C>
+inline constexpr int kDotOuts = kLanes<C> >= 16 ? 4 : kLanes<C> >= 4 ? 2 : 1;
+template <class C>
+inline constexpr int kDotRows = kLanes<C> / kDotOuts<C> < 4 ? kLanes<C> / kDotOuts<C> : 4;
+
+// y[at, o..o+outs-1] = act(x weight^T + bias) for `rows` rows.
+template <class S, int rows, int outs, bool prefetch>
+inline void dot_tile(const GroupedForward<S>& p, const S* weight, Vec<ComputeOf<S>> bias, const int64_t* at, int64_t o) {
   using C = ComputeOf<S>;
   constexpr int64_t lanes = kLanes<C>;
-  const S* x[count];
-  UNROLL for (int m = 0; m < count; ++m) x[m] = p.x + p.order[first + m] * p.d;
-  Vec<C> sums[count][outs] = {};
+  constexpr int count = rows == 3 ? 4 : rows;  // of sum_each
+  const S* x[rows];
+  UNROLL for (int m = 0; m < rows; ++m) x[m] = p.x + at[m] * p.d;
+  const S* const w = weight + o * p.d;
+  Vec<C> sums[count * outs] = {};
   int64_t k = 0;
   for (; k + lanes <= p.d; k += lanes) {
+    Vec<C> row[rows];
+    UNROLL for (int m = 0; m < rows; ++m) row[m] = load(x[m] + k);
     UNROLL for (int j = 0; j < outs; ++j) {
-      const Vec<C> w = load(weight + (o + j) * p.d + k);
-      UNROLL for (int m = 0; m < count; ++m) sums[m][j] += load(x[m] + k) * w;
+      const Vec<C> column = load(w + j * p.d + k);
+      if constexpr (prefetch) __builtin_prefetch(w + (outs + j) * p.d + k);  // the rows that come next
+      UNROLL for (int m = 0; m < rows; ++m) sums[m * outs + j] += row[m] * column;
     }
   }
   if (k < p.d) {
+    Vec<C> row[rows];
+    UNROLL for (int m = 0; m < rows; ++m) row[m] = load_partial(x[m] + k, p.d - k);
     UNROLL for (int j = 0; j < outs; ++j) {
-      const Vec<C> w = load_partial(weight + (o + j) * p.d + k, p.d - k);
-      UNROLL for (int m = 0; m < count; ++m) sums[m][j] += load_partial(x[m] + k, p.d - k) * w;
+      const Vec<C> column = load_partial(w + j * p.d + k, p.d - k);
+      UNROLL for (int m = 0; m < rows; ++m) sums[m * outs + j] += row[m] * column;
     }
   }
-  UNROLL for (int m = 0; m < count; ++m) {
-    C y[kLanes<C>];
-    UNROLL for (int j = 0; j < outs; ++j) {
-      y[j] = sum<C>(sums[m][j]);
-      if (bias) y[j] += load_partial(bias + o + j, 1)[0];
-      if (p.relu) y[j] = y[j] < 0 ? C(0) : y[j];
-    }
-    store_partial(p.y + p.order[first + m] * p.o + o, load(y), outs);
-  }
+  Vec<C> y = sum_each<C>(sums) + bias;  // [rows][outs], and more
+  if (p.relu) y = y < 0 ? Vec<C>{} : y;  // NaN stays
+  S results[lanes];
+  store(results, y);
+  UNROLL for (int m = 0; m < rows; ++m) __builtin_memcpy(p.y + at[m] * p.o + o, results + m * outs, sizeof(S) * outs);
 }
-template <class S, int count>
-void dot_rows(const GroupedForward<S>& p, const S* weight, const S* bias, int64_t first, Span cols) {
-  constexpr int outs = kLanes<ComputeOf<S>> < 4 ? kLanes<ComputeOf<S>> : 4;
-  int64_t o = cols.begin;
-  for (; o + outs <= cols.end; o += outs) dot_tile<S, count, outs>(p, weight, bias, first, o);
-  for (; o < cols.end; ++o) dot_tile<S, count, 1>(p, weight, bias, first, o);
+template <class S, int outs, bool prefetch>
+inline void dot_tile_of_rows(int64_t rows, const GroupedForward<S>& p, const S* weight, Vec<ComputeOf<S>> bias, const int64_t* at,
+                             int64_t o) {
+  constexpr int most = kDotRows<ComputeOf<S>>;
+  if constexpr (most >= 4) {
+    if (rows == 4) return dot_tile<S, 4, outs, prefetch>(p, weight, bias, at, o);
+    if (rows == 3) return dot_tile<S, 3, outs, prefetch>(p, weight, bias, at, o);
+  }
+  if (rows == 2) return dot_tile<S, 2, outs, prefetch>(p, weight, bias, at, o);
+  return dot_tile<S, 1, outs, prefetch>(p, weight, bias, at, o);
+}
+
+// Outputs o..o+outs-1 of all rows.
+template <class S, int outs>
+void dot_columns(const GroupedForward<S>& p, const S* weight, const S* bias, Span rows, int64_t o, bool prefetch) {
+  using C = ComputeOf<S>;
+  C biases[kLanes<C>] = {};
+  if (bias) {
+    const Vec<C> own = load_partial(bias + o, outs);
+    UNROLL for (int i = 0; i < kLanes<C>; ++i) biases[i] = own[i % outs];
+  }
+  const Vec<C> b = load(biases);
+  for (int64_t r = rows.begin; r < rows.end; r += kDotRows<C>) {
+    const int64_t count = least(kDotRows<C>, rows.end - r);
+    if (prefetch && r == rows.begin)
+      dot_tile_of_rows<S, outs, true>(count, p, weight, b, p.order + r, o);
+    else
+      dot_tile_of_rows<S, outs, false>(count, p, weight, b, p.order + r, o);
+  }
 }
 
 template <class S>
+void dot_forward(const GroupedForward<S>& p, const S* weight, const S* bias, Span rows, Span cols) {
+  constexpr int outs = kDotOuts<ComputeOf<S>>;
+  int64_t o = cols.begin;
+  for (; o + outs <= cols.end; o += outs) dot_columns<S, outs>(p, weight, bias, rows, o, o + 2 * outs <= cols.end);
+  for (; o < cols.end; ++o) dot_columns<S, 1>(p, weight, bias, rows, o, false);
+}
+
+// Dot products read the weight as it lies, at the price of sums over lanes for each row; the alternative turns it first, once for
+// all rows. Which is cheaper depends on the rows and on the length of the dot products (measured).
+constexpr int64_t kDotCost = 3;
+constexpr int64_t kConvertingDotRows = 5;  // low precision converts the weight again for each few rows
+template <class S>
 void forward(const GroupedForward<S>& p, const S* weight, const S* bias, Span rows, Span cols) {
-  if (rows.size() >= kDotRows)
-    return rows_times_matrix<S, true>(RowBlock<S>{p.x, nullptr, p.order, p.d, nullptr, {}}, weight, p.d, bias, p.relu, p.y,
-                                      p.o, rows, cols);
-  static_assert(kDotRows == 5);
-  switch (rows.size()) {
-    case 4:
-      return dot_rows<S, 4>(p, weight, bias, rows.begin, cols);
-    case 3:
-      return dot_rows<S, 3>(p, weight, bias, rows.begin, cols);
-    case 2:
-      return dot_rows<S, 2>(p, weight, bias, rows.begin, cols);
-    case 1:
-      return dot_rows<S, 1>(p, weight, bias, rows.begin, cols);
-  }
+  const bool converts = sizeof(S) != sizeof(ComputeOf<S>);
+  if (converts ? rows.size() < kConvertingDotRows : rows.size() * kDotCost < p.d) return dot_forward(p, weight, bias, rows, cols);
+  rows_times_matrix<S, true>(RowBlock<S>{p.x, nullptr, p.order, p.d, nullptr, {}}, weight, p.d, bias, p.relu, p.y, p.o, rows,
+                             cols);
 }
 
 // ---- backward ----------------------------------------------------------------------------------------------------------------
@@ -190,71 +227,86 @@ void grad_x(const GroupedBackward<S>& p, const S* weight, Span rows, Span cols) 
                               rows, cols);
 }
 
+// panel[l][j] = grad[order[first + l]][out + j] where y is positive, j < width <= kPanelRows. bias_sums [kPanelRows] += the sums over l.
+template <class S>
+void pack_grad(const GroupedBackward<S>& p, int64_t first, int64_t depth, int64_t out, int64_t width, ComputeOf<S>* panel,
+               ComputeOf<S>* bias_sums) {
+  using C = ComputeOf<S>;
+  constexpr int lanes = kLanes<C>, most = kPanelRows / lanes;
+  static_assert(kPanelRows % lanes == 0);
+  Vec<C> sums[most];
+  UNROLL for (int v = 0; v < most; ++v) sums[v] = load(bias_sums + v * lanes);
+  for (int64_t l = 0; l < depth; ++l) {
+    const int64_t at = p.order[first + l] * p.o + out;
+    C* const row = panel + l * kPanelRows;
+    UNROLL for (int v = 0; v < most; ++v) {
+      const int64_t left = width - v * lanes, from = at + v * lanes;
+      if (left <= 0) break;
+      Vec<C> g = left < lanes ? load_partial(p.grad + from, left) : load(p.grad + from);
+      if (p.y) g = (left < lanes ? load_partial(p.y + from, left) : load(p.y + from)) <= 0 ? Vec<C>{} : g;
+      store(row + v * lanes, g);
+      sums[v] += g;
+    }
+  }
+  UNROLL for (int v = 0; v < most; ++v) store(bias_sums + v * lanes, sums[v]);
+}
+
+// A block [height, width] that a tile will write: its lines arrive while the tile is computed.
+template <class S>
+inline void prefetch_for_write(const S* block, int64_t stride, int64_t height, int64_t width) {
+  for (int64_t m = 0; m < height; ++m)
+    for (int64_t c = 0; c < width; c += kLineBytes / sizeof(S)) __builtin_prefetch(block + m * stride + c, 1);
+}
+
 template <class S>
 void grad_weight(const GroupedBackward<S>& p, S* grad_weight, S* grad_bias, Span rows, Span outs, Span ins) {
   using C = ComputeOf<S>;
   constexpr int64_t lanes = kLanes<C>;
-  const int64_t out_tiles = (outs.size() + kTileRows - 1) / kTileRows;
+  const int64_t panels = (outs.size() + kPanelRows - 1) / kPanelRows;
   const int64_t block = least(kDepthBlock, rows.size());
   const int64_t in_width = padded<C>(ins.size());
   // Sums go on from block to block in C, so low precision needs a place of its own.
-  const bool several = rows.size() > kDepthBlock, own_sums = several && sizeof(S) != sizeof(C);
-  const int64_t grad_size = (out_tiles * kTileRows * block + 15) / 16 * 16;
-  const int64_t sums_size = own_sums ? outs.size() * in_width : 0, bias_size = (outs.size() + 15) / 16 * 16;
-  C* const grads = static_cast<C*>(thread_scratch(sizeof(C) * (grad_size + block * padded<C>(kTileColumns<C>) + bias_size + sums_size)));
-  C* const panel = grads + grad_size;
-  C* const bias_sums = panel + block * padded<C>(kTileColumns<C>);
-  C* const sums = bias_sums + bias_size;
-  for (int64_t i = 0; i < outs.size(); ++i) bias_sums[i] = 0;
+  const bool several = rows.size() > block;
+  const int64_t grad_size = panels * block * kPanelRows, bias_size = panels * kPanelRows;
+  const int64_t partial_size = several && sizeof(S) != sizeof(C) ? outs.size() * in_width : 0;
+  C* const grads =
+      static_cast<C*>(thread_scratch(sizeof(C) * (grad_size + bias_size + block * in_width + partial_size)));
+  C* const bias_sums = grads + grad_size;
+  C* const inputs = bias_sums + bias_size;  // panels [block][kTileColumns]
+  C* const partial = inputs + block * in_width;
+  alignas(64) C sums[kTileRows * kTileColumns<C>];
+  for (int64_t i = 0; i < bias_size; ++i) bias_sums[i] = 0;
 
   for (int64_t r0 = rows.begin; r0 < rows.end; r0 += block) {
     const int64_t depth = least(block, rows.end - r0);
     const bool first = r0 == rows.begin, last = r0 + depth == rows.end;
-    for (int64_t l = 0; l < depth; ++l) {  // grads: out_tiles panels of [depth][kTileRows]
-      const int64_t at = p.order[r0 + l] * p.o + outs.begin;
-      C* out = grads + l * kTileRows;
-      for (int64_t i = 0; i < outs.size(); i += lanes) {
-        const int64_t left = least(lanes, outs.size() - i);
-        Vec<C> g = left == lanes ? load(p.grad + at + i) : load_partial(p.grad + at + i, left);
-        if (p.y) g = (left == lanes ? load(p.y + at + i) : load_partial(p.y + at + i, left)) <= 0 ? Vec<C>{} : g;
-        if (grad_bias) {
-          if (left == lanes)
-            store(bias_sums + i, load(bias_sums + i) + g);
-          else
-            store_partial(bias_sums + i, load_partial(bias_sums + i, left) + g, left);
-        }
-        C values[lanes];
-        store(values, g);
-        for (int64_t j = 0; j < left; ++j) {
-          const int64_t t = (i + j) / kTileRows;
-          out[t * kTileRows * depth + (i + j) % kTileRows] = values[j];
-        }
-      }
+    for (int64_t g = 0; g < panels; ++g) {
+      const int64_t o = g * kPanelRows;
+      pack_grad(p, r0, depth, outs.begin + o, least(kPanelRows, outs.size() - o), grads + o * depth, bias_sums + o);
     }
-    for (int64_t c = ins.begin; c < ins.end; c += kTileColumns<C>) {
-      const int64_t width = least(kTileColumns<C>, ins.end - c);
-      for (int64_t l = 0; l < depth; ++l)
-        pack_row(p.x + p.order[r0 + l] * p.d + c, width, panel + l * padded<C>(width));
-      for (int64_t t = 0; t < out_tiles; ++t) {
-        const int64_t o = t * kTileRows, height = least(kTileRows, outs.size() - o);
-        S* const result = grad_weight + (outs.begin + o) * p.d + c;
-        C* const partial = sums + o * in_width + (c - ins.begin);
-        tile<C>(
-            height, width, RowPanel<C>{grads + t * kTileRows * depth}, panel, padded<C>(width), depth,
-            [&](int m, int v) {
-              const int64_t left = width - v * lanes;
-              if (first || left <= 0) return Vec<C>{};
-              if (own_sums) return load(partial + m * in_width + v * lanes);
-              const S* const at = result + m * p.d + v * lanes;
-              return left < lanes ? load_partial(at, left) : load(at);
-            },
-            [&](int m, int v, Vec<C> sum) {
-              const int64_t left = width - v * lanes;
-              if (left <= 0) return;
-              if (own_sums && !last) return store(partial + m * in_width + v * lanes, sum);
-              S* const at = result + m * p.d + v * lanes;
-              left < lanes ? store_partial(at, sum, left) : store(at, sum);
-            });
+    pack_rows(p.x + ins.begin, p.order + r0, p.d, depth, ins.size(), inputs);
+    // Row by row of the result, so that it is written in the order of its memory.
+    for (int64_t o = 0; o < outs.size(); o += kTileRows) {
+      const int64_t height = least(kTileRows, outs.size() - o);
+      const C* const g = grads + o / kPanelRows * kPanelRows * depth + o % kPanelRows;
+      for (int64_t c = 0; c < ins.size(); c += kTileColumns<C>) {
+        const int64_t width = least(kTileColumns<C>, ins.size() - c);
+        S* const result = grad_weight + (outs.begin + o) * p.d + ins.begin + c;
+        if (first) prefetch_for_write(result, p.d, height, width);
+        tile<C>(height, width, PanelColumns<C>{g}, inputs + c * depth, padded<C>(width), depth, sums);
+        for (int64_t m = 0; m < height; ++m) {
+          const C* const sum = sums + m * kTileColumns<C>;
+          C* const kept = partial + (o + m) * in_width + c;
+          S* const row = result + m * p.d;
+          if constexpr (sizeof(S) == sizeof(C)) {
+            finish_row(sum, first ? nullptr : row, static_cast<const S*>(nullptr), false, width, row);
+          } else if (several) {
+            finish_row(sum, first ? nullptr : kept, static_cast<const C*>(nullptr), false, width, kept);
+            if (last) finish_row(kept, static_cast<const S*>(nullptr), static_cast<const S*>(nullptr), false, width, row);
+          } else {
+            finish_row(sum, static_cast<const S*>(nullptr), static_cast<const S*>(nullptr), false, width, row);
+          }
+        }
       }
     }
   }

@@ -101,34 +101,20 @@ inline void store(S* p, Vec<float> v) {
 // The first `count` lanes; the others are zero.
 template <class S>
 inline Vec<typename Compute<S>::type> load_partial(const S* p, int64_t count) {
-  S lanes[kLanes<typename Compute<S>::type>] = {};
-  for (int64_t i = 0; i < count; ++i) lanes[i] = p[i];
+  constexpr int most = kLanes<typename Compute<S>::type>;
+  S lanes[most] = {};
+  for (int64_t i = 0; i < count && i < most; ++i) lanes[i] = p[i];
   return load(lanes);
 }
 template <class S>
 inline void store_partial(S* p, Vec<typename Compute<S>::type> v, int64_t count) {
-  S lanes[kLanes<typename Compute<S>::type>];
+  constexpr int most = kLanes<typename Compute<S>::type>;
+  S lanes[most];
   store(lanes, v);
-  for (int64_t i = 0; i < count; ++i) p[i] = lanes[i];
+  for (int64_t i = 0; i < count && i < most; ++i) p[i] = lanes[i];
 }
 
 // ---- across lanes ------------------------------------------------------------------------------------------------------------
-
-template <class C, int lanes>
-inline C sum_lanes(typename VecOf<C, lanes>::type v) {
-  if constexpr (lanes == 1) {
-    return v[0];
-  } else {
-    using Half = typename VecOf<C, lanes / 2>::type;
-    Half halves[2];
-    __builtin_memcpy(halves, &v, sizeof(v));
-    return sum_lanes<C, lanes / 2>(halves[0] + halves[1]);
-  }
-}
-template <class C>
-inline C sum(Vec<C> v) {
-  return sum_lanes<C, kLanes<C>>(v);
-}
 
 template <int... i>
 struct Indices {};
@@ -139,6 +125,18 @@ struct MakeIndices<0, i...> {
   using type = Indices<i...>;
 };
 
+// The integer of the width of C.
+template <class C>
+struct IntegerOf {
+  using type = int32_t;
+};
+template <>
+struct IntegerOf<double> {
+  using type = int64_t;
+};
+template <class C>
+using Integer = typename IntegerOf<C>::type;
+
 // {a0, b0, a1, b1, ...} of the lower (upper = 0) or the upper half of a and b.
 template <class C, int upper, int... i>
 inline Vec<C> interleave(Vec<C> a, Vec<C> b, Indices<i...>) {
@@ -146,11 +144,35 @@ inline Vec<C> interleave(Vec<C> a, Vec<C> b, Indices<i...>) {
 #if defined(__clang__)
   return __builtin_shufflevector(a, b, (upper * lanes / 2 + i / 2 + i % 2 * lanes)...);
 #else
-  if constexpr (sizeof(C) == 4)
-    return __builtin_shuffle(a, b, typename VecOf<int32_t, lanes>::type{(upper * lanes / 2 + i / 2 + i % 2 * lanes)...});
-  else
-    return __builtin_shuffle(a, b, typename VecOf<int64_t, lanes>::type{(upper * lanes / 2 + i / 2 + i % 2 * lanes)...});
+  return __builtin_shuffle(a, b, typename VecOf<Integer<C>, lanes>::type{(upper * lanes / 2 + i / 2 + i % 2 * lanes)...});
 #endif
+}
+
+// {a0 + a1, a2 + a3, ..., b0 + b1, ...}.
+template <class C, int... i>
+inline Vec<C> add_neighbours(Vec<C> a, Vec<C> b, Indices<i...>) {
+  constexpr int lanes = kLanes<C>;
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, (2 * i)...) + __builtin_shufflevector(a, b, (2 * i + 1)...);
+#else
+  using Mask = typename VecOf<Integer<C>, lanes>::type;
+  return __builtin_shuffle(a, b, Mask{(2 * i)...}) + __builtin_shuffle(a, b, Mask{(2 * i + 1)...});
+#endif
+}
+
+// Lane i of the result is the sum of all lanes of v[i]; count is a power of two, at most the number of lanes.
+template <class C, int count>
+inline Vec<C> sum_each(Vec<C> (&v)[count]) {
+  constexpr int lanes = kLanes<C>;
+  static_assert(count <= lanes && (count & (count - 1)) == 0);
+  using All = typename MakeIndices<lanes>::type;
+  int left = count;
+  UNROLL for (int width = lanes; width > 1; width /= 2) {
+    const int next = left > 1 ? left / 2 : 1;
+    UNROLL for (int i = 0; i < next; ++i) v[i] = add_neighbours<C>(v[left > 1 ? 2 * i : i], v[left > 1 ? 2 * i + 1 : i], All{});
+    left = next;
+  }
+  return v[0];
 }
 
 // The square block rows[i][j] becomes rows[j][i]: log2(lanes) perfect shuffles.

@@ -1,0 +1,1 @@
+"""Benchmarks of routing_ext against plain PyTorch: see README.md here."""

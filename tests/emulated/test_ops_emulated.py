@@ -1,0 +1,62 @@
+"""Runs the op tests again, and kernels/, on the emulated CUDA kernels, in several thread orders and in processes of their own.
+
+With --sanitize: once, under AddressSanitizer and UBSan.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import emulated_build
+import pytest
+
+TESTS = pathlib.Path(__file__).parent.parent
+ORDERS = [0, -1, 1]
+# In a thread order other than the first: without what is slow, and without what looks at the operators' Python side.
+QUICK = ["-m", "not slow", "-k", "not compile and not opcheck"]
+
+Run = subprocess.CompletedProcess[str]
+
+
+def run(order: int, *options: str, sanitize: bool = False) -> Run:
+    suites = [str(TESTS / "ops"), str(TESTS / "emulated" / "kernels")]
+    pytest_options = ["-q", "-p", "no:cacheprovider", "--emulated-cuda", str(order), *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **(emulated_build.sanitizer_environment() if sanitize else {})}
+    command = [sys.executable, "-m", "pytest", *suites, *pytest_options]
+    done = subprocess.run(command, cwd=TESTS.parent, env=environment, capture_output=True, text=True)
+    done.stdout += done.stderr
+    return done
+
+
+def check(done: Run) -> None:
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert done.returncode == 0, done.stdout[-10_000:]
+    assert passed is not None
+    assert int(passed[1]) > 0
+
+
+@pytest.fixture(scope="module")
+def runs(request: pytest.FixtureRequest) -> dict[int, concurrent.futures.Future[Run]]:
+    """All orders at once, `jobs` at a time."""
+    if request.config.getoption("--sanitize"):
+        pytest.skip("only what --sanitize is for")
+    emulated_build.build_library()
+    with concurrent.futures.ThreadPoolExecutor(emulated_build.jobs()) as pool:
+        return {order: pool.submit(run, order, *(QUICK if order != ORDERS[0] else [])) for order in ORDERS}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_ops_in_order(order: int, runs: dict[int, concurrent.futures.Future[Run]]) -> None:
+    check(runs[order].result())
+
+
+def test_ops_sanitized(request: pytest.FixtureRequest) -> None:
+    if not request.config.getoption("--sanitize"):
+        pytest.skip("only with --sanitize (make sanitize)")
+    emulated_build.build_library(sanitize=True)
+    check(run(2, *QUICK, sanitize=True))

@@ -1,0 +1,136 @@
+"""Bugs planted in our own kernels, by editing their source, that the emulation has to find."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import os
+import pathlib
+import re
+from typing import NamedTuple
+
+import emulated_build
+import pytest
+from outcomes import REFUSED, RIGHT, SANITIZER, WRONG, check
+
+FOLDER = pathlib.Path(__file__).parent
+
+
+class Bug(NamedTuple):
+    kernel: str
+    text: str
+    replacement: str
+    found: str
+    pattern: str = ""
+
+
+PLAN, LINEAR = "dispatch_plan", "grouped_linear"
+BARRIER = "  __syncthreads();\n"
+
+BUGS = {
+    "plan, none": Bug(PLAN, "", "", RIGHT),
+    "plan, no barrier after counters are set to zero": Bug(
+        PLAN,
+        f"  set_to_zero(warp_counters, kWarps * t.columns);\n{BARRIER}",
+        "  set_to_zero(warp_counters, kWarps * t.columns);\n",
+        WRONG,
+    ),
+    "plan, no barrier after a tile's counters are set to zero": Bug(
+        PLAN, f"  set_to_zero(counters, t.columns);\n{BARRIER}", "  set_to_zero(counters, t.columns);\n", WRONG
+    ),
+    "plan, no barrier before counts are read": Bug(
+        PLAN, f"kWarp, own_counters);\n{BARRIER}", "kWarp, own_counters);\n", WRONG
+    ),
+    "plan, no barrier before positions are read": Bug(PLAN, f"{BARRIER}  place(", "  place(", WRONG),
+    "plan, no barrier before warp sums are read": Bug(
+        PLAN, f"warp_sums[warp] = inclusive;\n{BARRIER}", "warp_sums[warp] = inclusive;\n", WRONG
+    ),
+    "plan, no barrier before warp sums are written again": Bug(
+        PLAN, "  __syncthreads();  // before `warp_sums` is written again\n", "", WRONG
+    ),
+    "plan, no __syncwarp before positions advance": Bug(
+        PLAN, "  __syncwarp();  // all have read before the first of each bucket writes\n", "", WRONG
+    ),
+    "plan, too little shared memory": Bug(
+        PLAN, "arena.reserve<int>(kWarps * columns)", "arena.reserve<int>(kWarps * columns - 4)", REFUSED, "launch gave"
+    ),
+    "plan, shared write past the end": Bug(
+        PLAN, "i < n; i += kThreads) counters[i] = 0;", "i <= n; i += kThreads) counters[i] = 0;", REFUSED, "write outside"
+    ),
+    "plan, barrier in a branch": Bug(
+        PLAN,
+        "    const BlockSum sum = block_sum_before(total, warp_sums);\n",
+        "    if (column >= t.columns) break;\n    const BlockSum sum = block_sum_before(total, warp_sums);\n",
+        REFUSED,
+        "not reached by all|barrier reached by",
+    ),
+    "plan, last row of a part not counted": Bug(PLAN, "i < part.end; i += stride", "i < part.end - 1; i += stride", WRONG),
+    "linear, none": Bug(LINEAR, "", "", RIGHT),
+    "linear, no barrier after samples are loaded": Bug(
+        LINEAR,
+        f"load_samples<Shape::kRows>(rows, samples_tile, samples);\n{BARRIER}",
+        "load_samples<Shape::kRows>(rows, samples_tile, samples);\n",
+        WRONG,
+    ),
+    "linear, no barrier after the first step is put": Bug(
+        LINEAR, f"b.put(load_b, buffer);\n{BARRIER}", "b.put(load_b, buffer);\n", WRONG
+    ),
+    "linear, no barrier after the next step is put": Bug(
+        LINEAR, f"b.put(load_b, buffer);\n    {BARRIER}", "b.put(load_b, buffer);\n", WRONG
+    ),
+    "linear, one buffer instead of two": Bug(LINEAR, "      buffer = 1 - buffer;\n", "", WRONG),
+    "linear, too little shared memory": Bug(
+        LINEAR, "  arena.reserve<int64_t>(samples);\n", "  arena.reserve<int64_t>(samples - 2);\n", REFUSED, "launch gave"
+    ),
+    "linear, fewer slots than tiles": Bug(
+        LINEAR, "rows.batch / Shape::kRows + part.buckets)", "rows.batch / Shape::kRows + part.buckets - 1)", WRONG
+    ),
+    "linear, splits of the samples overlap": Bug(LINEAR, "split * split_rows, module_end", "split * 64, module_end", WRONG),
+    "linear, rows of the weight not checked": Bug(
+        LINEAR, "first + i < height && k < width", "k < width", SANITIZER, "AddressSanitizer: heap-buffer-overflow"
+    ),
+    "linear, packs stored in odd places": Bug(
+        LINEAR, "const bool aligned = width %", "const bool aligned = 0 %", SANITIZER, "store to misaligned address"
+    ),
+    # What the emulation cannot see: it has no memory ordering, and threads do not interrupt each other between two waits.
+    "plan, no __syncwarp after positions advance": Bug(
+        PLAN, "__popc(same_bucket);\n    __syncwarp();\n", "__popc(same_bucket);\n", RIGHT
+    ),
+    "plan, counted without atomics": Bug(
+        PLAN,
+        "atomicAdd(counters + (active && valid ? action : plan.num_modules), 1);",
+        "counters[active && valid ? action : plan.num_modules] += 1;",
+        RIGHT,
+    ),
+}
+
+
+def _build(bug: Bug) -> pathlib.Path:
+    source = (emulated_build.KERNELS / f"{bug.kernel}.cu").read_text()
+    assert bug.text in source, f"the source has no {bug.text!r} any more"
+    source = source.replace(bug.text, bug.replacement)
+    # One type and one size of the module table will do, and compile faster.
+    for surplus in (r"\nINSTANTIATE\((double|__half|__nv_bfloat16)\);", r"\n.*return for_each_part_of<.*kLargeTable>.*"):
+        source = re.sub(surplus, "", source)
+    name = f"{bug.kernel}_{hashlib.sha256(source.encode()).hexdigest()[:12]}"
+    planted = emulated_build.BUILD / "planted" / f"{name}.cu"
+    if not planted.exists():
+        planted.parent.mkdir(parents=True, exist_ok=True)
+        partial = planted.with_suffix(f".{os.getpid()}")
+        partial.write_text(source)
+        partial.rename(planted)
+    sources = [planted, FOLDER / f"{bug.kernel}_check.cpp"]
+    return emulated_build.build_program(name, sources, sanitize=bug.found == SANITIZER)
+
+
+@pytest.fixture(scope="module")
+def programs() -> dict[str, concurrent.futures.Future[pathlib.Path]]:
+    """All of them are compiled at once, `jobs` at a time."""
+    with concurrent.futures.ThreadPoolExecutor(emulated_build.jobs()) as pool:
+        return {name: pool.submit(_build, bug) for name, bug in BUGS.items()}
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_finds_bug(name: str, programs: dict[str, concurrent.futures.Future[pathlib.Path]]) -> None:
+    bug = BUGS[name]
+    check(programs[name].result(), [], bug.found, bug.pattern)

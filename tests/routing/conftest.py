@@ -1,0 +1,3 @@
+from helpers import device
+
+__all__ = ["device"]

@@ -1,0 +1,54 @@
+"""Every operator of csrc/schema.cpp has its kernels, and none of them loses a gradient in silence."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import routing_ext
+
+SCHEMA = Path(__file__).resolve().parent.parent / "csrc" / "schema.cpp"
+OPERATORS = re.findall(r'm\.def\(\s*"(\w+)\(', SCHEMA.read_text())
+
+# What each operator that can be asked for a gradient is called with; x, [3, 2], is what requires it.
+ORDER = torch.tensor([0, 2, 1])
+LAYOUT = torch.tensor([0, 2, 3, -1])
+WEIGHTS = [torch.ones(2, 2), torch.ones(2, 2)]
+CALLS = {
+    "gather_rows": lambda x: (x, ORDER),
+    "scatter_rows": lambda x: (x, ORDER, 3),
+    "grouped_linear": lambda x: (x, ORDER, LAYOUT, WEIGHTS, [], [0, 1], 2, False),
+    "grouped_linear_backward": lambda x: (x, None, x, ORDER, LAYOUT, WEIGHTS, [0, 1], 2, (True, True, True)),
+}
+INTEGER = {"dispatch_plan"}  # neither takes nor returns what could have a gradient
+
+
+def has_kernel(op: str, key: str) -> bool:
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"routing_ext::{op}", key))
+
+
+def test_schema_lists_operators() -> None:
+    assert len(OPERATORS) == len(set(OPERATORS)) >= len(CALLS)
+    assert set(OPERATORS) == set(CALLS) | INTEGER
+
+
+@pytest.mark.parametrize("op", OPERATORS)
+def test_has_kernels(op: str) -> None:
+    assert has_kernel(op, "CPU")
+    assert has_kernel(op, "CUDA") == (routing_ext.build_info()["cuda"] is not None)
+
+
+@pytest.mark.parametrize("op", CALLS)
+def test_raw_operator_refuses_to_lose_a_gradient(op: str) -> None:
+    call = getattr(torch.ops.routing_ext, op)
+    x = torch.ones(3, 2, requires_grad=True)
+    with torch.no_grad():
+        call(*CALLS[op](x))
+    result = call(*CALLS[op](x))
+    y = result if isinstance(result, torch.Tensor) else result[0]
+    assert y.requires_grad
+    with pytest.raises(RuntimeError, match=f"derivative for routing_ext::{op} is not implemented"):
+        y.sum().backward()

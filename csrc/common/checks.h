@@ -14,17 +14,17 @@ namespace routing_ext {
   CHECK_ARG(op, #t, (t).device() == (other).device(), "must be on ", (other).device(), " like " #other ", got ", (t).device())
 
 // An index tensor: one-dimensional int64 on the device of `like`.
-#define CHECK_INDEX(op, t, like)        \
-  do {                                  \
-    CHECK_DIM(op, t, 1);                \
-    CHECK_DTYPE(op, t, at::kLong);      \
-    CHECK_SAME_DEVICE(op, t, like);     \
+#define CHECK_INDEX(op, t, like)    \
+  do {                              \
+    CHECK_DIM(op, t, 1);            \
+    CHECK_DTYPE(op, t, at::kLong);  \
+    CHECK_SAME_DEVICE(op, t, like); \
   } while (0)
 
 inline bool is_supported_float(at::ScalarType t) {
   return t == at::kFloat || t == at::kDouble || t == at::kBFloat16 || t == at::kHalf;
 }
-#define CHECK_FLOAT(op, t)                                       \
+#define CHECK_FLOAT(op, t)                                                \
   CHECK_ARG(op, #t, ::routing_ext::is_supported_float((t).scalar_type()), \
             "must be float32, float64, bfloat16 or float16, got ", (t).scalar_type())
 

@@ -2,7 +2,6 @@
 // gave K separate tensors or one stacked tensor. Shared by the CPU and the CUDA glue.
 #pragma once
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
 
 #include <array>
 #include <numeric>
@@ -10,12 +9,9 @@
 #include <vector>
 
 #include "checks.h"
+#include "empty.h"
 
 namespace routing_ext {
-
-// Makes the tensors for the results: at::empty, or what is faster on a device.
-using Empty = at::Tensor (*)(at::IntArrayRef sizes, const at::TensorOptions& options);
-inline at::Tensor plain_empty(at::IntArrayRef sizes, const at::TensorOptions& options) { return at::empty(sizes, options); }
 
 // The samples of each module, as dispatch_plan gives them.
 struct Routing {
@@ -74,7 +70,8 @@ struct GroupedParameter {
     }
   }
   // Room for gradients. Not wanted: stays empty.
-  GroupedParameter(bool wanted, bool stacked_, int64_t entries_, at::IntArrayRef row_shape, const at::Tensor& like, Empty empty)
+  GroupedParameter(bool wanted, bool stacked_, int64_t entries_, at::IntArrayRef row_shape, const at::Tensor& like,
+                   Empty empty)
       : entries(entries_), stacked(stacked_) {
     if (!wanted) return;
     const std::vector<int64_t> shape = shape_of(row_shape);
@@ -119,8 +116,8 @@ struct GroupedForwardArgs {
   int64_t in_features, out_features;
   Routing routing;
   bool stacked;
-  std::vector<int64_t> modules;  // [entries]
-  GroupedParameter weights;      // [o,d] each
+  std::vector<int64_t> modules;            // [entries]
+  GroupedParameter weights;                // [o,d] each
   std::optional<GroupedParameter> biases;  // [o] each
 
   GroupedForwardArgs(const at::Tensor& x_, const at::Tensor& order, const at::Tensor& layout, at::TensorList weights_,

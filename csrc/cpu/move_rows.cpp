@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "../common/dispatch_args.h"
+#include "pool.h"
 
 namespace routing_ext::cpu {
 namespace {
@@ -27,7 +28,7 @@ int64_t checked_row(const char* op, const MoveRowsArgs& args, const int64_t* ord
 }
 
 at::Tensor gather_rows_cpu(const at::Tensor& x, const at::Tensor& order) {
-  const MoveRowsArgs args = gather_rows_args(x, order);
+  const MoveRowsArgs args = gather_rows_args(x, order, pooled_empty);
   const int64_t* const rows = args.order.const_data_ptr<int64_t>();
   const char* const source = static_cast<const char*>(args.source.const_data_ptr());
   char* const target = static_cast<char*>(args.target.mutable_data_ptr());
@@ -37,12 +38,12 @@ at::Tensor gather_rows_cpu(const at::Tensor& x, const at::Tensor& order) {
       copy_row(target + i * args.row_bytes, source + row * args.row_bytes, args.row_bytes);
     }
   });
-  return args.target;
+  return args.result;
 }
 
 at::Tensor scatter_rows_cpu(const at::Tensor& y, const at::Tensor& order, int64_t num_rows) {
   constexpr const char* kOp = "scatter_rows";
-  const MoveRowsArgs args = scatter_rows_args(y, order, num_rows);
+  const MoveRowsArgs args = scatter_rows_args(y, order, num_rows, pooled_empty);
   const int64_t* const rows = args.order.const_data_ptr<int64_t>();
   const char* const source = static_cast<const char*>(args.source.const_data_ptr());
   char* const target = static_cast<char*>(args.target.mutable_data_ptr());
@@ -62,7 +63,7 @@ at::Tensor scatter_rows_cpu(const at::Tensor& y, const at::Tensor& order, int64_
       }
     }
   });
-  return args.target;
+  return args.result;
 }
 
 }  // namespace

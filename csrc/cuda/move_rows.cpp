@@ -21,14 +21,14 @@ at::Tensor gather_rows_cuda(const at::Tensor& x, const at::Tensor& order) {
   const LaunchScope scope(x);
   const MoveRowsArgs args = gather_rows_args(x, order);
   check_launch("gather_rows", launch_gather_rows(kernel_args(args), scope.stream()));
-  return args.target;
+  return args.result;
 }
 
 at::Tensor scatter_rows_cuda(const at::Tensor& y, const at::Tensor& order, int64_t num_rows) {
   const LaunchScope scope(y);
   const MoveRowsArgs args = scatter_rows_args(y, order, num_rows);
   check_launch("scatter_rows", launch_scatter_rows(kernel_args(args), scope.stream()));
-  return args.target;
+  return args.result;
 }
 
 }  // namespace

@@ -30,8 +30,8 @@ class GroupedLinearFunction(torch.autograd.Function):
         y: Tensor = torch.ops.routing_ext.grouped_linear(
             x, plan.order, plan.layout, weights, biases, modules, out_features, relu
         )
-        needs_x, *needs_parameters = (ctx.needs_input_grad[0], *ctx.needs_input_grad[6:])
-        needs_weights, needs_biases = any(needs_parameters[:num_weights]), any(needs_parameters[num_weights:])
+        needs: tuple[bool, ...] = ctx.needs_input_grad
+        needs_x, needs_weights, needs_biases = needs[0], any(needs[6 : 6 + num_weights]), any(needs[6 + num_weights :])
         ctx.save_for_backward(
             x if needs_weights else None, y if relu else None, *(weights if needs_x else [None] * num_weights)
         )
@@ -40,7 +40,7 @@ class GroupedLinearFunction(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, y, *weights = ctx.saved_tensors
         grad_x, grad_weights, grad_biases = grouped_linear_backward(
             grad, y, x, weights, ctx.plan, ctx.modules, ctx.in_features, ctx.output_mask
@@ -162,7 +162,7 @@ def grouped_linear_backward(
     in_features: int,
     output_mask: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Sequence[Tensor], Sequence[Tensor]]:
-    """The gradients of :func:`grouped_linear`; under ``create_graph=True`` differentiable in ``grad``, ``x`` and ``weights``."""
+    """The gradients of :func:`grouped_linear`, themselves differentiable in ``grad``, ``x`` and ``weights``."""
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (grad, x, *weights)):
         grad_x, *rest = GroupedLinearBackwardFunction.apply(  # type: ignore[no-untyped-call]
             grad, y, x, plan, modules, in_features, output_mask, *weights

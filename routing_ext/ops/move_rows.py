@@ -19,7 +19,7 @@ class GatherRowsFunction(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (order,) = ctx.saved_tensors
         return scatter_rows(grad, order, ctx.num_rows), None
 
@@ -32,7 +32,7 @@ class ScatterRowsFunction(torch.autograd.Function):
         return x
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (order,) = ctx.saved_tensors
         return gather_rows(grad, order), None, None
 
@@ -45,7 +45,7 @@ def gather_rows(x: Tensor, order: Tensor) -> Tensor:
         order: int64 ``[n]``, indices in ``[0, B)`` without repeats, on the device of ``x``.
 
     Returns:
-        ``[n, ...]``. Its gradient is :func:`scatter_rows`.
+        ``[n, ...]``, in the memory format of ``x`` if that is channels_last. Its gradient is :func:`scatter_rows`.
 
     Raises:
         RuntimeError: wrong shape, dtype or device; on the CPU also an index out of range (on CUDA its row is zero).
@@ -64,7 +64,7 @@ def scatter_rows(y: Tensor, order: Tensor, num_rows: int) -> Tensor:
         num_rows: rows of the result, at least ``n``.
 
     Returns:
-        ``[num_rows, ...]``. Its gradient is :func:`gather_rows`.
+        ``[num_rows, ...]``, in the memory format of ``y`` if that is channels_last. Its gradient is :func:`gather_rows`.
 
     Raises:
         RuntimeError: wrong shape, dtype or device; on the CPU also an index that is out of range or repeated (on CUDA a row
@@ -75,13 +75,22 @@ def scatter_rows(y: Tensor, order: Tensor, num_rows: int) -> Tensor:
     return torch.ops.routing_ext.scatter_rows(y, order, num_rows)  # type: ignore[no-any-return]
 
 
+def _empty_rows(like: Tensor, num_rows: int) -> Tensor:
+    """Rows of the shape and the memory format of those of `like`."""
+    memory_format = torch.contiguous_format
+    for dim, candidate in ((4, torch.channels_last), (5, torch.channels_last_3d)):
+        if like.dim() == dim and not like.is_contiguous() and like.is_contiguous(memory_format=candidate):
+            memory_format = candidate
+    return torch.empty((num_rows, *like.shape[1:]), dtype=like.dtype, device=like.device, memory_format=memory_format)
+
+
 @torch.library.register_fake("routing_ext::gather_rows")
 def _(x: Tensor, order: Tensor) -> Tensor:
     check_devices("gather_rows", x, order=order)
-    return x.new_empty((order.size(0), *x.shape[1:]))
+    return _empty_rows(x, order.size(0))
 
 
 @torch.library.register_fake("routing_ext::scatter_rows")
 def _(y: Tensor, order: Tensor, num_rows: int) -> Tensor:
     check_devices("scatter_rows", y, order=order)
-    return y.new_empty((num_rows, *y.shape[1:]))
+    return _empty_rows(y, num_rows)

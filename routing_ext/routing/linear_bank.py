@@ -109,8 +109,8 @@ class LinearBank(nn.Module):
         (stage,) = stages
         out_features, in_features = stage.weights[0].shape
         activation = "relu" if stage.relu else None
-        like = {"device": stage.weights[0].device, "dtype": stage.weights[0].dtype}
-        bank = cls(len(modules), in_features, out_features, stage.biases is not None, activation, **like)
+        like = stage.weights[0]
+        bank = cls(len(modules), in_features, out_features, stage.biases is not None, activation, like.device, like.dtype)
         with torch.no_grad():
             torch.stack(stage.weights, out=bank.weight)
             if bank.bias is not None and stage.biases is not None:

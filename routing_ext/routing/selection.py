@@ -14,13 +14,13 @@ from .linear_stages import linear_stages
 
 
 class _GatherEach(torch.autograd.Function):
-    """The samples of each module as a tensor of its own, not a slice of one: a module may change its input in place."""
+    """Each module's samples: slices of one tensor, but no views to autograd, for a module may change its input in place."""
 
     @staticmethod
     def forward(ctx: Any, xs: Tensor, order: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
         ctx.save_for_backward(order)
         ctx.batch = xs.size(0)
-        return tuple(gather_rows(xs, rows) for rows in order.split(sizes))
+        return tuple(rows.data for rows in gather_rows(xs, order).split(sizes))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
@@ -120,7 +120,7 @@ class Selection(nn.Module):
         else:
             order = plan.order[: offsets[-1]]
             sizes = [offsets[k + 1] - offsets[k] for k in selected]
-            groups = _GatherEach.apply(xs.contiguous(), order, sizes)  # type: ignore[no-untyped-call]
+            groups = _GatherEach.apply(xs, order, sizes)  # type: ignore[no-untyped-call]
             outputs = [modules[k](rows) for k, rows in zip(selected, groups, strict=True)]
             ys = scatter_rows(torch.cat(outputs), order, batch)
         self._last_output = xs.shape[1:], ys.shape[1:], ys.dtype

@@ -94,7 +94,8 @@ void rows_times_matrix(RowBlock<S> a, const S* matrix, int64_t stride, const S* 
       const int64_t whole = c0 + (c1 - c0) / kTileColumns<C> * kTileColumns<C>;
       if constexpr (transposed) {
         for (int64_t c = c0; c < c1; c += kTileColumns<C>)
-          pack_panel_transposed(matrix + c * stride + k0, stride, depth, least(kTileColumns<C>, c1 - c), packed + (c - c0) * depth);
+          pack_panel_transposed(matrix + c * stride + k0, stride, depth, least(kTileColumns<C>, c1 - c),
+                                packed + (c - c0) * depth);
       } else {
         pack_panels(matrix + k0 * stride + c0, stride, depth, in_place ? whole - c0 : 0, c1 - c0, packed);
       }
@@ -115,8 +116,8 @@ void rows_times_matrix(RowBlock<S> a, const S* matrix, int64_t stride, const S* 
             tile<C>(height, width, RowPointers<C>{a.rows + r}, panel, ldb, depth, sums);
             for (int64_t m = 0; m < height; ++m) {
               S* const result = out + at[m] * out_stride + c;
-              finish_row(sums + m * kTileColumns<C>, first ? nullptr : result, last && bias ? bias + c : nullptr, last && relu, width,
-                         result);
+              finish_row(sums + m * kTileColumns<C>, first ? nullptr : result, last && bias ? bias + c : nullptr, last && relu,
+                         width, result);
             }
             r += height;
           }
@@ -130,7 +131,9 @@ void rows_times_matrix(RowBlock<S> a, const S* matrix, int64_t stride, const S* 
 
 // A tile of dot products along d, whose sums over the lanes are formed together.
 template <class C>
-inline constexpr int kDotOuts = kLanes<C> >= 16 ? 4 : kLanes<C> >= 4 ? 2 : 1;
+inline constexpr int kDotOuts = kLanes<C> >= 16  ? 4
+                                : kLanes<C> >= 4 ? 2
+                                                 : 1;
 template <class C>
 inline constexpr int kDotRows = kLanes<C> / kDotOuts<C> < 4 ? kLanes<C> / kDotOuts<C> : 4;
 

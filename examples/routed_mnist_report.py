@@ -94,7 +94,7 @@ def draw_figure(
         draw_learning(right, curves, accuracies)
         draw_speed(canvas.add_axes((0.735, 0.09, 0.245, 0.15)), speed)
         for x, y, title, subtitle in (
-            (0.03, 0.945, "The routes that it learned", "A ribbon is a task, a black box a module that the tasks in it share"),
+            (0.03, 0.945, "The routes that it learned", "A ribbon is a task, a black box a module; tasks in one box share it"),
             (0.635, 0.945, "Accuracy on test images, %", trained),
             (0.635, 0.31, "Thousand samples per second", timed),
         ):

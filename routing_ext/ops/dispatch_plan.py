@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ._devices import check_devices
 
+_plan_op = torch.ops.routing_ext.dispatch_plan.default
+
 
 class DispatchPlan:
     """Which samples go to which module. Made by :func:`dispatch_plan`; unpacks into ``order, offsets``.
@@ -112,7 +114,7 @@ def dispatch_plan(actions: Tensor, num_modules: int, mask: Tensor | None = None)
         RuntimeError: wrong shape, dtype or device; on the CPU also an action out of range. On CUDA such a sample counts as
             inactive, and :meth:`DispatchPlan.host_offsets`, hence every backward pass, raises.
     """
-    order, layout = torch.ops.routing_ext.dispatch_plan(actions, num_modules, mask)
+    order, layout = _plan_op(actions, num_modules, mask)
     return DispatchPlan(order, layout, num_modules)
 
 

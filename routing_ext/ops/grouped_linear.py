@@ -11,6 +11,9 @@ from torch import Tensor
 from ._devices import check_devices
 from .dispatch_plan import DispatchPlan
 
+_forward_op = torch.ops.routing_ext.grouped_linear.default
+_backward_op = torch.ops.routing_ext.grouped_linear_backward.default
+
 
 class GroupedLinearFunction(torch.autograd.Function):
     """``parameters`` are the weights and then the biases of ``modules``, or the stacked ones if ``modules`` is empty."""
@@ -27,9 +30,7 @@ class GroupedLinearFunction(torch.autograd.Function):
         *parameters: Tensor,
     ) -> Tensor:
         weights, biases = parameters[:num_weights], parameters[num_weights:]
-        y: Tensor = torch.ops.routing_ext.grouped_linear(
-            x, plan.order, plan.layout, weights, biases, modules, out_features, relu
-        )
+        y: Tensor = _forward_op(x, plan.order, plan.layout, weights, biases, modules, out_features, relu)
         needs: tuple[bool, ...] = ctx.needs_input_grad
         needs_x, needs_weights, needs_biases = needs[0], any(needs[6 : 6 + num_weights]), any(needs[6 + num_weights :])
         ctx.save_for_backward(
@@ -45,18 +46,10 @@ class GroupedLinearFunction(torch.autograd.Function):
         grad_x, grad_weights, grad_biases = grouped_linear_backward(
             grad, y, x, weights, ctx.plan, ctx.modules, ctx.in_features, ctx.output_mask
         )
-        nothing = [None] * len(weights), [None] * ctx.num_biases
         _, wants_weights, wants_biases = ctx.output_mask
-        return (
-            grad_x,
-            None,
-            None,
-            None,
-            None,
-            None,
-            *(_of_selected(ctx.plan, ctx.modules, grad_weights) if wants_weights else nothing[0]),
-            *(_of_selected(ctx.plan, ctx.modules, grad_biases) if wants_biases else nothing[1]),
-        )
+        of_weights = _of_selected(ctx.plan, ctx.modules, grad_weights) if wants_weights else [None] * len(weights)
+        of_biases = _of_selected(ctx.plan, ctx.modules, grad_biases) if wants_biases else [None] * ctx.num_biases
+        return (grad_x, None, None, None, None, None, *of_weights, *of_biases)
 
 
 def _of_selected(plan: DispatchPlan, modules: Sequence[int], gradients: Sequence[Tensor]) -> Sequence[Tensor | None]:
@@ -147,7 +140,7 @@ def _raw_backward(
     in_features: int,
     output_mask: tuple[bool, bool, bool],
 ) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]:
-    return torch.ops.routing_ext.grouped_linear_backward(  # type: ignore[no-any-return]
+    return _backward_op(  # type: ignore[no-any-return]
         grad, y, x, plan.order, plan.layout, weights if output_mask[0] else [], modules, in_features, output_mask
     )
 
@@ -186,7 +179,7 @@ def _apply(
         return GroupedLinearFunction.apply(  # type: ignore[no-any-return, no-untyped-call]
             x, plan, modules, len(weights), out_features, relu, *weights, *biases
         )
-    return torch.ops.routing_ext.grouped_linear(  # type: ignore[no-any-return]
+    return _forward_op(  # type: ignore[no-any-return]
         x, plan.order, plan.layout, weights, biases, modules, out_features, relu
     )
 

@@ -9,13 +9,16 @@ from torch import Tensor
 
 from ._devices import check_devices
 
+_gather_op = torch.ops.routing_ext.gather_rows.default
+_scatter_op = torch.ops.routing_ext.scatter_rows.default
+
 
 class GatherRowsFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Tensor) -> Tensor:
         ctx.save_for_backward(order)
         ctx.num_rows = x.size(0)
-        y: Tensor = torch.ops.routing_ext.gather_rows(x, order)
+        y: Tensor = _gather_op(x, order)
         return y
 
     @staticmethod
@@ -28,7 +31,7 @@ class ScatterRowsFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, order: Tensor, num_rows: int) -> Tensor:
         ctx.save_for_backward(order)
-        x: Tensor = torch.ops.routing_ext.scatter_rows(y, order, num_rows)
+        x: Tensor = _scatter_op(y, order, num_rows)
         return x
 
     @staticmethod
@@ -52,7 +55,7 @@ def gather_rows(x: Tensor, order: Tensor) -> Tensor:
     """
     if torch.is_grad_enabled() and x.requires_grad:
         return GatherRowsFunction.apply(x, order)  # type: ignore[no-any-return, no-untyped-call]
-    return torch.ops.routing_ext.gather_rows(x, order)  # type: ignore[no-any-return]
+    return _gather_op(x, order)  # type: ignore[no-any-return]
 
 
 def scatter_rows(y: Tensor, order: Tensor, num_rows: int) -> Tensor:
@@ -72,7 +75,7 @@ def scatter_rows(y: Tensor, order: Tensor, num_rows: int) -> Tensor:
     """
     if torch.is_grad_enabled() and y.requires_grad:
         return ScatterRowsFunction.apply(y, order, num_rows)  # type: ignore[no-any-return, no-untyped-call]
-    return torch.ops.routing_ext.scatter_rows(y, order, num_rows)  # type: ignore[no-any-return]
+    return _scatter_op(y, order, num_rows)  # type: ignore[no-any-return]
 
 
 def _empty_rows(like: Tensor, num_rows: int) -> Tensor:

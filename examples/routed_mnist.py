@@ -4,7 +4,7 @@ Task t is "is this image the digit t?". All tasks share a small trunk and three 
 through one module of each layer. Nothing but these routes tells the network which question it is asked. The policy that picks
 them is a table of logits for each layer, trained with REINFORCE on right and wrong answers, as in Rosenbaum, Klinger and
 Riemer, "Routing Networks" (ICLR 2018). The baseline gives each task a random route and keeps it: as good where modules abound,
-and worse where they are few and tasks collide (try --modules 4).
+and mostly worse where they are few and tasks collide (try --modules 4).
 
     python examples/routed_mnist.py --out demo.png
 """
@@ -32,7 +32,7 @@ def explain(error: ImportError) -> str:
 try:
     import torch
     import torch.nn.functional as F
-    from routed_mnist_report import Rate, draw_figure, print_tables
+    from routed_mnist_report import Rate, Speed, draw_figure, print_tables
     from torch import Tensor, nn
     from tqdm import tqdm
 
@@ -244,7 +244,7 @@ def train(network: RoutedNetwork, policy: Policy, data: Data, args: argparse.Nam
     return history
 
 
-def measure_speed(ours: RoutedNetwork, policy: Policy, data: Data, args: argparse.Namespace) -> list[Rate]:
+def measure_speed(ours: RoutedNetwork, policy: Policy, data: Data, args: argparse.Namespace, seconds: float) -> Speed:
     """Forward and backward of our network and of its plain-Python twin: same weights, batch and routes, in turns."""
     plain = RoutedNetwork(reference.Selection, data.train_images.size(1), args.modules).to(args.device)
     plain.load_state_dict(ours.state_dict())
@@ -252,22 +252,27 @@ def measure_speed(ours: RoutedNetwork, policy: Policy, data: Data, args: argpars
     routes = policy.sample(tasks)
     torch.testing.assert_close(ours(x, routes), plain(x, routes), rtol=1e-3, atol=1e-3)
 
-    def seconds_of(network: RoutedNetwork) -> float:
-        network.zero_grad()
+    def seconds_of(network: RoutedNetwork, repeats: int) -> float:
         start = time.perf_counter()
-        F.cross_entropy(network(x, routes), labels).backward()
+        for _ in range(repeats):
+            network.zero_grad()
+            F.cross_entropy(network(x, routes), labels).backward()
         if x.is_cuda:
             torch.cuda.synchronize()
-        return time.perf_counter() - start
+        return (time.perf_counter() - start) / repeats
 
+    seconds_of(ours, 3), seconds_of(plain, 3)  # warm up
+    # Turns of about the same length, so that whatever else runs on the machine disturbs both alike.
+    repeats = max(1, round(seconds_of(plain, 3) / seconds_of(ours, 3)))
     rounds: list[tuple[float, float]] = []
-    end = time.perf_counter() + min(5.0, 0.05 * args.steps)
-    while time.perf_counter() < end or len(rounds) < 12:
-        rounds.append((seconds_of(ours), seconds_of(plain)))
-    return [
-        Rate(*(args.batch_size / q for q in reversed(statistics.quantiles(times, n=4))))
-        for times in zip(*rounds[4:], strict=True)
-    ]
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(rounds) < 8:
+        rounds.append((seconds_of(ours, repeats), seconds_of(plain, 1)))
+    ours_rate, plain_rate = (
+        Rate(*(args.batch_size / quartile for quartile in reversed(statistics.quantiles(times, n=4))))
+        for times in zip(*rounds, strict=True)
+    )
+    return Speed(ours_rate, plain_rate, modules=sum(len(layer.unique()) for layer in routes))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -287,12 +292,16 @@ def run(args: argparse.Namespace) -> None:
     routes = policy.greedy().cpu()
 
     print("Timing the trained network, on our layers and on plain-Python layers in turns ...", flush=True)
-    speed = measure_speed(network, policy, data, args)
+    untrained, seconds = LearnedPolicy(args.modules).to(args.device), min(3.0, 0.03 * args.steps)
+    speeds = {
+        "learned routes": measure_speed(network, policy, data, args, seconds),
+        "random routes": measure_speed(network, untrained, data, args, seconds),
+    }
     trained = f"trained on {len(data.train_images):,} images, {args.steps:,} steps of {args.batch_size}, seed {args.seed}"
     threads = f"{args.threads} thread{'s' if args.threads > 1 else ''}"
     timed = f"forward and backward, batch {args.batch_size}, {args.device}, {threads}"
-    print_tables(accuracies, routes, args.modules, speed, histories["learned"].samples_per_second, trained, timed)
-    args.out.write_bytes(draw_figure(histories, accuracies, routes, args.modules, data.icons, speed, trained, timed))
+    print_tables(accuracies, routes, args.modules, speeds, histories["learned"].samples_per_second, trained, timed)
+    args.out.write_bytes(draw_figure(histories, accuracies, routes, args.modules, data.icons, speeds, trained, timed))
     print(f"Figure: {args.out}")
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 # Ten colours that stay apart under every common colour blindness (M. A. Petroff, 2021).
 COLOURS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
 INK, SOFT, FAINT = "#22262b", "#6b7280", "#d9dce1"
-FIRST, SECOND, MUTED = COLOURS[0], COLOURS[6], "#b4bac4"
+OURS, OTHER, MUTED = "#0b7a75", "#7d8694", "#b4bac4"  # away from the colours of the tasks
 HEIGHT, WIDEST_GAP = 20.0, 1.6  # of a column of modules; a ribbon is 1 wide
 
 STYLE: Any = {
@@ -43,6 +43,18 @@ class Rate(NamedTuple):
     high: float
 
 
+class Speed(NamedTuple):
+    """Of one network on one batch."""
+
+    ours: Rate
+    plain: Rate
+    modules: int  # in use, in all layers
+
+    @property
+    def ratio(self) -> float:
+        return self.ours.median / self.plain.median
+
+
 class Curve(Protocol):
     """Test accuracy (0 to 1) after some of the training steps."""
 
@@ -54,12 +66,12 @@ def print_tables(
     accuracies: Mapping[str, Tensor],
     routes: Tensor,
     num_modules: int,
-    speed: Sequence[Rate],
+    speeds: Mapping[str, Speed],
     training_rate: float,
     trained: str,
     timed: str,
 ) -> None:
-    """``accuracies`` holds one row `[tasks]` for each kind of routes; ``speed`` is ours, then that of plain-Python layers."""
+    """``accuracies`` holds one row `[tasks]` for each kind of routes."""
     columns = ("all", "0-4", "5-9", *range(routes.size(1)))
     print(f"\nTest accuracy per task in % (mean of yes and no), {trained}")
     print(f"{'routes':24}" + "".join(f"{column:>6}" for column in columns))
@@ -68,12 +80,12 @@ def print_tables(
     used = ", ".join(str(len(layer.unique())) for layer in routes)
     print(f"Modules in use along the learned routes, layer by layer: {used} (of {num_modules} each)")
 
-    print(f"\nSamples per second, {timed}")
-    print(f"{'layers':38}{'median':>10}   quartiles")
-    for name, rate in zip(("routing_ext.routing.Selection", "plain Python (routing_ext.reference)"), speed, strict=True):
-        print(f"{name:38}{rate.median:10,.0f}   {rate.low:,.0f} to {rate.high:,.0f}")
-    print(f"{'ratio':38}{speed[0].median / speed[1].median:9.1f}x")
-    print(f"{'whole training step, ours':38}{training_rate:10,.0f}   with drawing batches, policy and optimiser\n")
+    print(f"\nSamples per second, {timed}; median (quartiles)")
+    print(f"{'routes':24}{'modules':>7}{'routing_ext':>30}{'plain Python':>30}   ratio")
+    for name, speed in speeds.items():
+        rates = [f"{rate.median:,.0f} ({rate.low:,.0f} to {rate.high:,.0f})" for rate in (speed.ours, speed.plain)]
+        print(f"{name.removesuffix(' routes'):24}{speed.modules:7}{rates[0]:>30}{rates[1]:>30}{speed.ratio:7.1f}x")
+    print(f"Training as a whole, with drawing batches, policy and optimiser: {training_rate:,.0f} samples per second\n")
 
 
 def draw_figure(
@@ -82,21 +94,21 @@ def draw_figure(
     routes: Tensor,
     num_modules: int,
     icons: Tensor,
-    speed: Sequence[Rate],
+    speeds: Mapping[str, Speed],
     trained: str,
     timed: str,
 ) -> bytes:
     """A PNG. ``routes [layers, tasks]`` holds modules, ``icons [tasks, height, width]`` the picture of each task."""
     with matplotlib.rc_context(STYLE):
         canvas = Figure(figsize=(12.6, 6.0), dpi=160, facecolor="white")
-        left, right = canvas.add_axes((0.015, 0.02, 0.59, 0.84)), canvas.add_axes((0.665, 0.44, 0.315, 0.42))
+        left, right = canvas.add_axes((0.015, 0.02, 0.59, 0.84)), canvas.add_axes((0.665, 0.46, 0.31, 0.4))
         draw_routes(left, routes.numpy(), icons.numpy(), accuracies["learned"].tolist(), num_modules)
         draw_learning(right, curves, accuracies)
-        draw_speed(canvas.add_axes((0.735, 0.09, 0.245, 0.15)), speed)
+        draw_speed(canvas.add_axes((0.73, 0.03, 0.265, 0.215)), speeds)
         for x, y, title, subtitle in (
             (0.03, 0.945, "The routes that it learned", "A ribbon is a task, a black box a module; tasks in one box share it"),
             (0.635, 0.945, "Accuracy on test images, %", trained),
-            (0.635, 0.31, "Thousand samples per second", timed),
+            (0.635, 0.325, "Thousand samples per second", timed),
         ):
             canvas.text(x, y, title, fontsize=13, weight="bold")
             canvas.text(x, y - 0.037, subtitle, fontsize=9.5, color=SOFT)
@@ -178,30 +190,33 @@ def draw_learning(ax: Axes, curves: Mapping[str, Curve], accuracies: Mapping[str
     """Test accuracy over training steps, the lines named in their colours."""
     learned, fixed = curves["learned"], curves["random, one per task"]
     chance = 100 * float(accuracies["random, one per sample"].mean())
-    ax.axhline(chance, color=SOFT, linewidth=1.2, linestyle=(0, (4, 3)))
-    ax.plot(fixed.steps, np.multiply(100, fixed.test), color=SECOND, linewidth=1.4)
-    ax.plot(learned.steps, np.multiply(100, learned.test), color=FIRST, linewidth=2.6)
+    ax.axhline(chance, color=OTHER, linewidth=1.2, linestyle=(0, (4, 3)))
+    ax.plot(fixed.steps, np.multiply(100, fixed.test), color=OTHER, linewidth=1.4)
+    ax.plot(learned.steps, np.multiply(100, learned.test), color=OURS, linewidth=2.6)
     labels = (
-        (82, FIRST, f"learned routes: {100 * learned.test[-1]:.1f}"),
-        (75, SECOND, f"fixed random routes, one per task: {100 * fixed.test[-1]:.1f}"),
-        (chance + 2.5, SOFT, f"random routes, one per sample: {chance:.1f}"),
+        (82, OURS, f"learned routes: {100 * learned.test[-1]:.1f}"),
+        (75, OTHER, f"fixed random routes, one per task: {100 * fixed.test[-1]:.1f}"),
+        (chance + 2.5, OTHER, f"random routes, one per sample: {chance:.1f}"),
     )
     for y, colour, text in labels:
-        ax.text(0.98 * learned.steps[-1], y, text, color=colour, ha="right", weight="bold" if colour == FIRST else "normal")
-    ax.set(xlim=(0, learned.steps[-1]), ylim=(44, 101), xlabel="training steps")
+        ax.text(0.98 * learned.steps[-1], y, text, color=colour, ha="right", weight="bold" if colour == OURS else "normal")
+    ax.set(xlim=(0, learned.steps[-1]), ylim=(45, 101), xlabel="training steps")
     ax.grid(axis="y", color=FAINT, linewidth=0.6)
     ax.tick_params(length=0)
 
 
-def draw_speed(ax: Axes, speed: Sequence[Rate]) -> None:
+def draw_speed(ax: Axes, speeds: Mapping[str, Speed]) -> None:
     """Bars of the medians, with lines from quartile to quartile."""
-    for y, (rate, colour) in enumerate(zip(speed, (FIRST, MUTED), strict=True)):
-        ax.barh(y, rate.median / 1e3, color=colour, height=0.66)
-        ax.plot([rate.low / 1e3, rate.high / 1e3], [y, y], color=INK, linewidth=1.2)
-        text = f"{rate.median / 1e3:,.0f}" + (f"  ({rate.median / speed[1].median:.1f}x)" if y == 0 else "")
-        ax.annotate(text, (rate.high / 1e3, y), (6, 0), textcoords="offset points", va="center", weight="bold")
-    ax.set_yticks((0, 1), ("routing_ext", "plain Python"), color=INK)
+    for group, speed in enumerate(speeds.values()):
+        bars = ((speed.ours, OURS, f"routing_ext, {speed.ratio:.1f}x"), (speed.plain, MUTED, "plain Python"))
+        for y, (rate, colour, text) in zip((2.5 * group, 2.5 * group + 1), bars, strict=True):
+            ax.barh(y, rate.median / 1e3, color=colour, height=0.8)
+            ax.plot([rate.low / 1e3, rate.high / 1e3], [y, y], color=INK, linewidth=1)
+            end, weight = (rate.high / 1e3, y), "bold" if colour == OURS else "normal"
+            label = f"{rate.median / 1e3:,.0f}  {text}"
+            ax.annotate(label, end, (5, 0), textcoords="offset points", va="center", fontsize=9.5, weight=weight)
+    ax.set_yticks([2.5 * group + 0.5 for group in range(len(speeds))], list(speeds), color=INK)
     ax.invert_yaxis()
-    ax.set(xlim=(0, 1.45 * speed[0].high / 1e3), xticks=())
+    ax.set(xlim=(0, 2.1 * max(speed.ours.high for speed in speeds.values()) / 1e3), xticks=())
     ax.tick_params(length=0)
     ax.spines[["left", "bottom"]].set_visible(False)

@@ -41,12 +41,13 @@ def test_mnist_ends_with_tables_and_a_figure(tmp_path: Path) -> None:
     for row in table.values():
         assert len(row) == 13
         assert row[0] == pytest.approx(np.mean(row[3:]), abs=0.11)
-    rates = re.findall(r"^(routing_ext\S*|plain Python \S+) +([\d,]+) +([\d,]+) to ([\d,]+)$", done.stdout, re.MULTILINE)
-    assert len(rates) == 2
-    for _, *quartiles in rates:
-        median, low, high = (int(number.replace(",", "")) for number in quartiles)
-        assert 0 < low <= median <= high
-    assert re.search(r"^ratio +\d+\.\dx$", done.stdout, re.MULTILINE)
+    rate = r" +([\d,]+) \(([\d,]+) to ([\d,]+)\)"
+    rows = re.findall(rf"^(learned|random) +\d+{rate}{rate} +\d+\.\dx$", done.stdout, re.MULTILINE)
+    assert [name for name, *_ in rows] == ["learned", "random"]
+    for _, *rates in rows:
+        values = [int(number.replace(",", "")) for number in rates]
+        for median, low, high in (values[:3], values[3:]):
+            assert 0 < low <= median <= high
     assert "100%" in done.stderr
     assert "samples/s" in done.stderr
 

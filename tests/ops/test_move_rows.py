@@ -82,9 +82,17 @@ def test_not_contiguous(trailing: tuple[int, ...], view: str, device: str) -> No
     check(x, y, move(order))
 
 
-def test_channels_last(device: str) -> None:
-    x, order = normal(6, 3, 4, 5, seed=0, device=device, grad=False), indices(4, 6, device)
-    check(x.to(memory_format=torch.channels_last), x[:4].to(memory_format=torch.channels_last), order)
+@pytest.mark.parametrize(
+    ("trailing", "memory_format"), [((3, 4, 5), torch.channels_last), ((3, 2, 4, 5), torch.channels_last_3d)], ids=str
+)
+def test_channels_last(trailing: tuple[int, ...], memory_format: torch.memory_format, device: str) -> None:
+    x = normal(6, *trailing, seed=0, device=device, grad=False).to(memory_format=memory_format)
+    y, order = x[:4], indices(4, 6, device)
+    check(x, y, order)
+    for result in (gather_rows(x, order), scatter_rows(y, order, 6)):
+        assert result.is_contiguous(memory_format=memory_format)
+    torch.library.opcheck(raw.gather_rows.default, (x, order))
+    torch.library.opcheck(raw.scatter_rows.default, (y, order, 6))
 
 
 def test_nan_stays(device: str) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import json
 import pathlib
 import pickle
@@ -63,7 +64,7 @@ def four(make: Callable[[], nn.Module]) -> Callable[[], list[nn.Module]]:
 
 
 def mlp(*widths: int) -> nn.Sequential:
-    return nn.Sequential(*[m for d, o in zip(widths[:-1], widths[1:], strict=True) for m in (nn.Linear(d, o), nn.ReLU())][:-1])
+    return nn.Sequential(*[m for d, o in itertools.pairwise(widths) for m in (nn.Linear(d, o), nn.ReLU())][:-1])
 
 
 KINDS = {

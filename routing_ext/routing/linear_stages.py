@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from .mlp import MLP
+
 
 class Stage(NamedTuple):
     """One linear layer of each module: ``y = act(W x + b)``."""
@@ -28,11 +30,12 @@ class _Kind(enum.Enum):
     LINEAR_RELU = enum.auto()
     RELU = enum.auto()
     SEQUENTIAL = enum.auto()
+    MLP = enum.auto()
     OTHER = enum.auto()
 
 
 _PLAIN = (nn.Parameter, Tensor)
-_kinds: dict[type, _Kind] = {nn.Linear: _Kind.LINEAR, nn.ReLU: _Kind.RELU, nn.Sequential: _Kind.SEQUENTIAL}
+_kinds: dict[type, _Kind] = {nn.Linear: _Kind.LINEAR, nn.ReLU: _Kind.RELU, nn.Sequential: _Kind.SEQUENTIAL, MLP: _Kind.MLP}
 
 
 def linear_stages(modules: Iterable[nn.Module]) -> list[Stage] | None:
@@ -88,6 +91,16 @@ def _chain(module: nn.Module) -> list[tuple[dict[str, Any], bool]] | None:
     if kind is _Kind.OTHER:
         return None
     links: list[tuple[dict[str, Any], bool]] = []
+    if kind is _Kind.MLP:
+        layers = own["_modules"]["_layers"]
+        if own["_nonlin"] is not F.relu:
+            return None
+        for layer in layers:
+            inner = _chain(layer)
+            if inner is None or len(inner) != 1 or inner[0][1]:
+                return None
+            links.append((inner[0][0], len(links) < len(layers) - 1))
+        return links
     for child in own["_modules"].values():
         inner = _chain(child)
         if inner is None:

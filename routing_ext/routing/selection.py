@@ -8,24 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ops import DispatchPlan, dispatch_plan, gather_rows, scatter_rows
-from ..ops.grouped_linear import grouped_linear_of
+from ..ops import dispatch_plan
+from .apply_modules import apply_modules
 from .linear_stages import linear_stages
-
-
-class _GatherEach(torch.autograd.Function):
-    """Each module's samples: slices of one tensor, but no views to autograd, for a module may change its input in place."""
-
-    @staticmethod
-    def forward(ctx: Any, xs: Tensor, order: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
-        ctx.save_for_backward(order)
-        ctx.batch = xs.size(0)
-        return tuple(rows.data for rows in gather_rows(xs, order).split(sizes))
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (order,) = ctx.saved_tensors
-        return scatter_rows(torch.cat(grads), order, ctx.batch), None, None
 
 
 class Selection(nn.Module):
@@ -92,7 +77,11 @@ class Selection(nn.Module):
         if chosen.dtype != torch.int64 and not chosen.dtype.is_floating_point:
             chosen = chosen.long()
         plan = dispatch_plan(chosen, len(modules), mask)
-        ys = self._apply_modules(xs, plan, modules)
+        ys = apply_modules(xs, plan, modules)
+        if ys is None:
+            shape, dtype = self._output_of(xs, modules[0])
+            ys = torch.zeros((batch, *shape), dtype=dtype, device=xs.device)
+        self._last_output = xs.shape[1:], ys.shape[1:], ys.dtype
         if self._logging_selections:
             self._selection_log.append(chosen.detach().clone())
         if self._store_module_pointers:
@@ -100,39 +89,13 @@ class Selection(nn.Module):
                 mx.append("selected_modules", modules[a])
         return ys, mxs, actions
 
-    def _apply_modules(self, xs: Tensor, plan: DispatchPlan, modules: list[nn.Module]) -> Tensor:
-        if xs.dim() == 2 and xs.is_floating_point():
-            running = plan.selected_early()
-            stages = linear_stages([modules[k] for k in running])
-            if stages is not None:
-                for stage in stages:
-                    xs = grouped_linear_of(running, xs, stage.weights, stage.biases, plan, stage.relu)
-                return xs
-        return self._call_each(xs, plan, modules)
-
-    def _call_each(self, xs: Tensor, plan: DispatchPlan, modules: list[nn.Module]) -> Tensor:
-        offsets, selected, batch = plan.host_offsets(), plan.selected(), len(xs)
-        if not selected:
-            shape, dtype = self._output_of(xs, modules[0])
-            return torch.zeros((batch, *shape), dtype=dtype, device=xs.device)
-        if len(selected) == 1 and offsets[-1] == batch:
-            ys: Tensor = modules[selected[0]](xs.clone())
-        else:
-            order = plan.order[: offsets[-1]]
-            sizes = [offsets[k + 1] - offsets[k] for k in selected]
-            groups = _GatherEach.apply(xs, order, sizes)  # type: ignore[no-untyped-call]
-            outputs = [modules[k](rows) for k, rows in zip(selected, groups, strict=True)]
-            ys = scatter_rows(torch.cat(outputs), order, batch)
-        self._last_output = xs.shape[1:], ys.shape[1:], ys.dtype
-        return ys
-
     def _output_of(self, xs: Tensor, module: nn.Module) -> tuple[torch.Size, torch.dtype]:
         """Shape and dtype for a batch without active samples, found without touching the module or the random numbers."""
         if self._last_output is None or self._last_output[0] != xs.shape[1:]:
             twin = copy.deepcopy(module).to("meta").eval()
             with torch.no_grad():
                 ys: Tensor = twin(torch.empty((1, *xs.shape[1:]), dtype=xs.dtype, device="meta"))
-            self._last_output = xs.shape[1:], ys.shape[1:], ys.dtype
+            return ys.shape[1:], ys.dtype
         return self._last_output[1:]
 
     def start_logging_selections(self) -> None:

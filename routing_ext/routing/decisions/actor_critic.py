@@ -1,0 +1,100 @@
+"""A policy and a critic."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..decision import Agents, Choice
+from .common import PolicyDecision, ValueDecision, normalised, squared, taken
+from .reinforce import REINFORCE
+
+
+class ActorCritic(REINFORCE):
+    """The critic has a value for each action."""
+
+    def __init__(self, *args: Any, qvalue_net: Any = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if qvalue_net is None:
+            qvalue_net = copy.deepcopy(kwargs.get("policy_net", kwargs.get("approx_module")))
+        self._qvalue_mem = self._construct_policy_storage(
+            self._num_selections, self._pol_type, qvalue_net, self._pol_hidden_dims
+        )
+
+    def _decide(self, agents: Agents) -> Choice:
+        logits = normalised(agents.evaluate(self._policy) / self._pg_temperature)
+        actions = self._sample(agents, logits)
+        state = torch.stack((logits, agents.evaluate(self._qvalue_mem)), 2)
+        return Choice(agents.ys, actions, self._eval_stochastic_are_exp(actions, state), state)
+
+    def _loss(self, is_terminal, state, next_state, action, next_action, reward, cum_return, final_reward):  # type: ignore[no-untyped-def]
+        value = taken(state[:, :, 1], action)
+        target = torch.where(is_terminal, final_reward, next_state[:, :, 1].max(1)[0] - reward).detach()
+        return -taken(state[:, :, 0], action) * (cum_return - value).detach() + squared(value - target)
+
+
+class WPL(ActorCritic):
+    """The weighted policy learner (Abdallah and Lesser, 2006), which takes the other agents' learning into account."""
+
+    def _decide(self, agents: Agents) -> Choice:
+        preferences = agents.evaluate(self._policy)
+        preferences = preferences - preferences.min(1, keepdim=True)[0] + 1e-6
+        probs = preferences / preferences.sum(1, keepdim=True)
+        eps = torch.finfo(probs.dtype).eps
+        logits = probs.clamp(eps, 1 - eps).log()
+        if agents.replayed is not None:
+            actions = agents.replayed
+        else:
+            actions = agents.draws.categorical(probs.detach()) if self.training else logits.max(1)[1]
+        state = torch.stack((logits, agents.evaluate(self._qvalue_mem)), 2)
+        return Choice(agents.ys, actions, self._eval_stochastic_are_exp(actions, state), state)
+
+    def _loss(self, is_terminal, state, next_state, action, next_action, reward, cum_return, final_reward):  # type: ignore[no-untyped-def]
+        policy, value = taken(state[:, :, 0], action), taken(state[:, :, 1], action)
+        gradient = cum_return - value
+        projected = torch.where(gradient < 0, 1 + gradient, 2 - gradient)
+        return squared(policy - (policy * projected).detach()) + squared(value - cum_return.detach())
+
+
+class AAC(ValueDecision):
+    """Advantage actor-critic. The critic has one value a sample; its loss is the mean over all decisions of the layer."""
+
+    def _decide(self, agents: Agents) -> Choice:
+        logits = normalised(agents.evaluate(self._policy))
+        values = agents.evaluate(self._value_mem).expand_as(logits)
+        actions = self._sample(agents, logits)
+        state = torch.stack((logits, values), 2)
+        return Choice(agents.ys, actions, self._eval_stochastic_are_exp(actions, state), state)
+
+    def _loss(self, is_terminal, state, next_state, action, next_action, reward, cum_return, final_reward):  # type: ignore[no-untyped-def]
+        return _actor_and_critic(state, action, cum_return - state[:, 0, 1])
+
+
+class BootstrapAAC(AAC):
+    """Like :class:`AAC`, with the reward and the next value in place of the return."""
+
+    def _loss(self, is_terminal, state, next_state, action, next_action, reward, cum_return, final_reward):  # type: ignore[no-untyped-def]
+        next_value = torch.where(is_terminal, 0, next_state[:, 0, 1])
+        return _actor_and_critic(state, action, next_value + reward - state[:, 0, 1])
+
+
+class EGreedyAAC(AAC):
+    """Like :class:`AAC`. Takes the mode, or with probability `exploration` a sample; advantages are weighted for importance."""
+
+    def _decide(self, agents: Agents) -> Choice:
+        logits = normalised(agents.evaluate(self._policy))
+        values = agents.evaluate(self._value_mem).expand_as(logits)
+        actions, probs, sampling = self._explored(agents, logits)
+        state = torch.stack((logits, probs, sampling, values), 2)
+        return Choice(agents.ys, actions, self._eval_stochastic_are_exp(actions, state), state)
+
+    def _loss(self, is_terminal, state, next_state, action, next_action, reward, cum_return, final_reward):  # type: ignore[no-untyped-def]
+        importance = taken(state[:, :, 1] / state[:, :, 2], action)
+        return _actor_and_critic(state, action, cum_return.detach() - state[:, 0, 3], importance)
+
+
+def _actor_and_critic(state: Tensor, action: Tensor, advantage: Tensor, importance: Tensor | float = 1.0) -> Tensor:
+    return -taken(state[:, :, 0], action) * (importance * advantage).detach() + squared(advantage).mean()

@@ -1,0 +1,129 @@
+"""Random draws of the decision layers: the reference's stream by default, a faster one on request, or a replay.
+
+The reference asks each agent in turn. So it draws agent after agent, for each as many numbers as the agent has samples, and with
+torch's own recipe for a categorical sample: the largest of ``p / q`` with q exponentially distributed. :class:`Draws` fills the
+numbers of all agents in that order, and the rest is done for the whole batch at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+from ..ops import scatter_rows
+
+_fast: ContextVar[bool] = ContextVar("fast_sampling", default=False)
+_replayed: ContextVar[Iterator[Tensor] | None] = ContextVar("replay", default=None)
+
+
+@contextlib.contextmanager
+def fast_sampling() -> Iterator[None]:
+    """Within it, actions are drawn from the same distributions with one random number a sample, not K: another stream."""
+    token = _fast.set(True)
+    try:
+        yield
+    finally:
+        _fast.reset(token)
+
+
+@contextlib.contextmanager
+def replay(actions: Sequence[Tensor]) -> Iterator[None]:
+    """Within it, the i-th call of a decision layer takes ``actions[i]`` (int64 ``[B]``) instead of drawing.
+
+    All else is as if these had been drawn: states, losses, gradients. Calls beyond the last raise :class:`ValueError`.
+    """
+    token = _replayed.set(iter(actions))
+    try:
+        yield
+    finally:
+        _replayed.reset(token)
+
+
+def next_replayed(like: Tensor, num_selections: int) -> Tensor | None:
+    """The actions that the present call has to take, if any. `like` [B] gives size and device."""
+    source = _replayed.get()
+    if source is None:
+        return None
+    actions = next(source, None)
+    if actions is None:
+        raise ValueError("replay: actions must have one element for each call of a decision layer, got fewer")
+    actions = actions.reshape(-1).to(device=like.device, dtype=torch.int64)
+    if actions.numel() != like.numel():
+        raise ValueError(f"replay: actions must have one element for each of {like.numel()} samples, got {actions.numel()}")
+    if actions.numel() and (int(actions.min()) < 0 or int(actions.max()) >= num_selections):
+        raise ValueError(f"replay: actions must be in [0, {num_selections})")
+    return actions
+
+
+class Draws:
+    """The random numbers of one decision call.
+
+    Args:
+        batch_size: B.
+        order: the samples that decide, sorted by agent; None: all, in batch order.
+        sizes: how many of them each agent has that has any.
+    """
+
+    def __init__(self, batch_size: int, order: Tensor | None, sizes: Sequence[int], device: torch.device) -> None:
+        self._batch_size = batch_size
+        self._order = order
+        self._sizes = sizes
+        self._device = device
+        self._fast = _fast.get()
+
+    def _fill(self, *buffers: tuple[Tensor, str]) -> list[Tensor]:
+        """Fills the buffers ``[n, width]`` agent after agent, and brings their rows into batch order."""
+        begin = 0
+        for size in [sum(self._sizes)] if self._fast else self._sizes:
+            for buffer, kind in buffers:
+                rows = buffer[begin : begin + size]
+                rows.exponential_() if kind == "exponential" else rows.uniform_() if kind == "uniform" else rows.random_(
+                    0, int(kind)
+                )
+            begin += size
+        if self._order is None:
+            return [buffer for buffer, _ in buffers]
+        return [scatter_rows(buffer, self._order, self._batch_size) for buffer, _ in buffers]
+
+    def _empty(self, width: int, dtype: torch.dtype) -> Tensor:
+        return torch.empty((sum(self._sizes), width), dtype=dtype, device=self._device)
+
+    def _noise(self, width: int, dtype: torch.dtype) -> tuple[Tensor, str]:
+        return (self._empty(1, dtype), "uniform") if self._fast else (self._empty(width, dtype), "exponential")
+
+    def _choose(self, probs: Tensor, noise: Tensor) -> Tensor:
+        if self._fast:
+            cumulated = probs.cumsum(1)
+            return (cumulated < noise * cumulated[:, -1:]).sum(1).clamp_(max=probs.size(1) - 1)
+        return (probs / noise).argmax(1)
+
+    def categorical(self, probs: Tensor) -> Tensor:
+        """int64 ``[B]`` from ``probs [B, K]``."""
+        (noise,) = self._fill(self._noise(probs.size(1), probs.dtype))
+        return self._choose(probs, noise)
+
+    def explore(self, exploration: float) -> Tensor:
+        """bool ``[B]``, true with probability `exploration`."""
+        (noise,) = self._fill(self._noise(2, torch.float32))
+        return self._coin(exploration, noise)
+
+    def _coin(self, exploration: float, noise: Tensor) -> Tensor:
+        probs = torch.tensor([[1 - exploration, exploration]], dtype=torch.float32, device=self._device)
+        return self._choose(probs.expand(noise.size(0), 2), noise) == 1
+
+    def explore_and_categorical(self, exploration: float, probs: Tensor) -> tuple[Tensor, Tensor]:
+        coin, noise = self._fill(self._noise(2, torch.float32), self._noise(probs.size(1), probs.dtype))
+        return self._coin(exploration, coin), self._choose(probs, noise)
+
+    def explore_and_any(self, exploration: float, num_selections: int) -> tuple[Tensor, Tensor]:
+        """Also an action int64 ``[B]`` of all with equal probability."""
+        coin, action = self._fill(self._noise(2, torch.float32), (self._empty(1, torch.int64), str(num_selections)))
+        return self._coin(exploration, coin), action.view(-1)
+
+    def uniform(self, width: int, count: int = 1) -> list[Tensor]:
+        """`count` tensors ``[B, width]`` from U(0, 1)."""
+        return self._fill(*[(self._empty(width, torch.float32), "uniform") for _ in range(count)])

@@ -30,6 +30,26 @@ class Choice(NamedTuple):
     states: Tensor
 
 
+class Experience(NamedTuple):
+    """N decisions of one layer, and what followed: the arguments of ``_loss``.
+
+    Attributes:
+        is_terminal: bool ``[N]``, whether it was its sample's last, or the next one has another number of actions.
+        state, next_state: ``[N, K, C]``, what the layer stored; a terminal decision's next state is its own.
+        action, next_action: int64 ``[N]``.
+        reward, cum_return, final_reward: ``[N]``.
+    """
+
+    is_terminal: Tensor
+    state: Tensor
+    next_state: Tensor
+    action: Tensor
+    next_action: Tensor
+    reward: Tensor
+    cum_return: Tensor
+    final_reward: Tensor
+
+
 class Agents:
     """The agents of one decision call and their samples.
 
@@ -56,35 +76,36 @@ class Agents:
     def evaluate(self, storages: nn.ModuleList, xs: Tensor | None = None) -> Tensor:
         """``[B, width]``: each sample's values by its agent's storage; undefined where no decision is made."""
         xs = self.xs if xs is None else xs
-        selected = self.plan.selected()
-        kinds = {type(storages[k]) for k in selected}
-        if kinds == {TabularPolicyStorage}:
-            tables = torch.cat([storages[k]._approx for k in selected])
-            if len(selected) == 1:
-                return tables.expand(xs.size(0), -1)
-            row_of_agent = torch.zeros(self.plan.num_modules, dtype=torch.int64)
-            row_of_agent[selected] = torch.arange(len(selected))
-            return tables[row_of_agent.to(xs.device)[self.agent_of_sample]]
-        if kinds == {ApproxPolicyStorage} and len({storages[k]._detach for k in selected}) == 1:
-            detached = xs.detach() if storages[selected[0]]._detach else xs
-            return apply_modules(detached, self.plan, [s._approx for s in storages])
-        return apply_modules(xs, self.plan, list(storages))
+        asked = [storages[k] for k in self.plan.selected()]
+        tables: list[Tensor] = [s._approx for s in asked if type(s) is TabularPolicyStorage]
+        if len(tables) == len(asked):
+            return tables[0].expand(xs.size(0), -1) if len(tables) == 1 else torch.cat(tables)[self._rank_of_agent()]
+        modules: list[nn.Module] = list(storages)
+        detaches = {s._detach if type(s) is ApproxPolicyStorage else None for s in asked}
+        if detaches in ({True}, {False}):
+            xs = xs.detach() if True in detaches else xs
+            modules = [getattr(s, "_approx", s) for s in storages]
+        values = apply_modules(xs, self.plan, modules)
+        assert values is not None
+        # Of low precision under autocast: too coarse for probabilities.
+        return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
-    @property
-    def agent_of_sample(self) -> Tensor:
-        """int64 ``[B]``, 0 where no decision is made."""
-        offsets = self.plan.offsets
-        agents = torch.repeat_interleave(torch.arange(self.plan.num_modules, device=offsets.device), offsets.diff())
+    def _rank_of_agent(self) -> Tensor:
+        """int64 ``[B]``: which of the agents that have samples is asked; undefined where no decision is made."""
+        counts = self.plan.offsets.diff()
+        ranks = (counts > 0).cumsum(0) - 1
         assert self.order is not None
-        return scatter_rows(agents, self.order, self.xs.size(0))
+        of_deciding = torch.repeat_interleave(ranks, counts, output_size=self.num_deciding)
+        return scatter_rows(of_deciding, self.order, self.xs.size(0))
 
 
 class Decision(nn.Module):
     """Decides for each sample which module comes next; the base class, open to subclasses.
 
-    A subclass either has ``_forward(xs, agent)``, as in the reference: called for each agent that has samples, with these, in the
-    order of the agents, it returns ``(xs, actions, is_exploratory, states)``. Or it has ``_decide(agents)``, called once for the
-    whole batch. And ``_loss`` with the reference's arguments, called once with all decisions of the layer.
+    A subclass either has ``_forward(xs, agent)``, as in the reference: called for each agent that has samples, with these, in
+    the order of the agents, it returns ``(xs, actions, is_exploratory, states)``. Or it has ``_decide(agents)``, called once
+    for the whole batch. And ``_loss`` with the reference's arguments, or ``_losses``: called once with all decisions of the
+    layer.
 
     Args:
         num_selections: K, how many actions there are.
@@ -158,7 +179,7 @@ class Decision(nn.Module):
             )
         if policy_storage_type in ("tabular", 1):
             return nn.ModuleList(TabularPolicyStorage(num_selections=out_dim) for _ in agents)
-        raise ValueError(f"{type(self).__name__}: policy_storage_type must be 'approx' or 'tabular', got {policy_storage_type!r}")
+        raise ValueError(f"{type(self).__name__}: policy_storage_type must be approx or tabular, got {policy_storage_type!r}")
 
     @staticmethod
     def _eval_stochastic_are_exp(actions: Tensor, dist: Tensor) -> Tensor:
@@ -177,15 +198,13 @@ class Decision(nn.Module):
         cum_return: Tensor,
         final_reward: Tensor,
     ) -> Tensor:
-        """The losses ``[N]`` of N decisions.
+        """The losses ``[N]`` of N decisions, see :class:`Experience`. The door that the reference's subclasses use."""
+        made = Experience(is_terminal.bool(), state, next_state, action, next_action, reward, cum_return, final_reward)
+        return self._losses(made)
 
-        Args:
-            is_terminal: bool ``[N]``, whether it was its sample's last, or the next one has another number of actions.
-            state, next_state: ``[N, K, C]``, what the layer stored; a terminal decision's next state is its own.
-            action, next_action: int64 ``[N]``.
-            reward, cum_return, final_reward: ``[N]``.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no _loss")
+    def _losses(self, made: Experience) -> Tensor:
+        """The losses ``[N]`` of N decisions."""
+        raise NotImplementedError(f"{type(self).__name__} has neither _loss nor _losses")
 
     def _decide(self, agents: Agents) -> Choice:
         """The choices of the whole batch. Rows of samples that make no decision are ignored."""
@@ -201,11 +220,14 @@ class Decision(nn.Module):
         """By ``_forward`` of each agent that has samples, in their order."""
         order, offsets = agents.plan.order[: agents.num_deciding], agents.plan.host_offsets()
         rows = gather_rows(agents.xs, order)
-        replies = [self._forward(rows[offsets[k] : offsets[k + 1]], k) for k in agents.plan.selected()]
+        seen = [rows[offsets[k] : offsets[k + 1]] for k in agents.plan.selected()]
+        replies = [self._forward(x, k) for x, k in zip(seen, agents.plan.selected(), strict=True)]
         ys, actions, is_exploratory, states = (
             scatter_rows(torch.cat(column), order, agents.xs.size(0))
             for column in zip(*((y, a.view(-1), e.view(-1).bool(), as_stored(s)) for y, a, e, s in replies), strict=True)
         )
+        if all(reply[0] is x for reply, x in zip(replies, seen, strict=True)):
+            ys = agents.ys
         if agents.replayed is not None:
             actions = agents.replayed
         return Choice(ys, actions, is_exploratory, states)
@@ -263,7 +285,7 @@ class Decision(nn.Module):
 
 
 def as_stored(states: Tensor) -> Tensor:
-    """What the reference stores of an agent's states ``[n, K]`` or ``[n, K, C]``: of two dimensions, min(K, 5) equal channels."""
+    """What the reference stores of an agent's states ``[n, K]`` or ``[n, K, C]``: of the former, min(K, 5) equal channels."""
     if states.dim() == 3:
         return states
     channels = min(states.size(1), STATE_CHANNELS)
@@ -271,7 +293,7 @@ def as_stored(states: Tensor) -> Tensor:
 
 
 def _record(mxs: Any, step: Step) -> None:
-    if isinstance(mxs, Trajectory) and not mxs.is_edited:
+    if isinstance(mxs, Trajectory):
         mxs.batch_steps.append(step)
         if step.mask is None:
             register_all(step.reward_func, step.states, step.actions)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .rewards import CorrectClassifiedReward, final_rewards, rewards_of
-from .trajectory import Step, batch_of
+from .trajectory import Step, Trajectory, batch_of
 
 
 class _Decisions(NamedTuple):
@@ -27,13 +27,13 @@ class _Decisions(NamedTuple):
 class Loss(nn.Module):
     """The loss of the modules, and that of the decisions that led to them; a drop-in for ``PytorchRouting.CoreLayers.Loss``.
 
-    A sample's final reward follows from its module loss, and is added to the reward of its last decision. Each decision gets its
-    per-action reward, divided by the number of the sample's decisions, and (with `normalize_per_action_rewards`) multiplied by the
-    size of the final reward. A return is a decision's reward plus `discounting` times the return of the next one.
+    A sample's final reward follows from its module loss, and is added to the reward of its last decision. Each decision gets
+    its per-action reward, divided by the number of the sample's decisions, and (with `normalize_per_action_rewards`)
+    multiplied by the size of the final reward. A return is a decision's reward plus `discounting` times the next one's return.
 
     Args:
-        pytorch_loss_func: a loss of torch, whose ``reduction`` is set to ``"none"``, or any callable that returns one value (or
-            one row of values) a sample.
+        pytorch_loss_func: a loss of torch, whose ``reduction`` is set to ``"none"``, or any callable that returns one value
+            (or one row of values) a sample.
         routing_reward_func: the final reward, a :class:`~routing_ext.routing.BaseReward`.
         discounting: of later rewards. The reference stores it and leaves it out.
         clear: forget the per-action rewards' histories after each call.
@@ -97,14 +97,15 @@ class Loss(nn.Module):
             decisions = _of_samples(list(mys), final)
         else:
             trajectory, index = found
-            trajectory.final_rewards = final if index is None else None
+            index = None if index is None else index.to(final.device)
+            _keep(trajectory, index, final)
             decisions = [_of_batch(step, index) for step in trajectory.batch_steps]
         routing = self._routing_loss(decisions, final)
         return (losses.mean(), routing.mean()) if reduce else (losses, routing)
 
     def _routing_loss(self, steps: Sequence[_Decisions], final: Tensor) -> Tensor:
         batch = final.size(0)
-        routing = torch.zeros(batch, dtype=torch.float32, device=final.device)
+        routing = torch.zeros(batch, dtype=torch.promote_types(final.dtype, torch.float32), device=final.device)
         if not steps:
             return routing
         count = torch.zeros(batch, dtype=torch.float32, device=final.device)
@@ -119,16 +120,25 @@ class Loss(nn.Module):
                 reward = reward * final.abs()
             reward = torch.where(later.is_last, reward + final, reward)
             cum_return = reward + self._discounting * later.cum_return
-            columns = (terminal, step.states, next_states, step.actions, next_actions, reward, cum_return, final)
-            rows = None if step.mask is None else step.mask.nonzero().view(-1)
-            by_loss.setdefault(step.loss_func, []).append(
-                (rows, columns if rows is None else tuple(c[rows] for c in columns))
+            columns: tuple[Tensor, ...] = (
+                terminal,
+                step.states,
+                next_states,
+                step.actions,
+                next_actions,
+                reward,
+                cum_return,
+                final,
             )
+            rows = None if step.mask is None else step.mask.nonzero().view(-1)
+            by_loss.setdefault(step.loss_func, []).append((rows, columns if rows is None else tuple(c[rows] for c in columns)))
             later.push(step, cum_return)
         for loss_func, calls in by_loss.items():
             calls.reverse()
             joined = [c[0] if len(calls) == 1 else torch.cat(c) for c in zip(*(columns for _, columns in calls), strict=True)]
             losses = loss_func(*joined)
+            if losses.dim() > 1:  # of a user's class
+                losses = losses.flatten(1).sum(1)
             begin = 0
             for rows, columns in calls:
                 part = losses[begin : begin + columns[3].size(0)]
@@ -185,20 +195,29 @@ def _with_channels(states: Tensor, channels: int) -> Tensor:
     return states[:, :, :channels] if missing <= 0 else torch.nn.functional.pad(states, (0, missing))
 
 
+def _keep(trajectory: Trajectory, index: Tensor | None, final: Tensor) -> None:
+    """Leaves the final rewards for the user to see."""
+    if index is None:
+        trajectory.final_rewards = final
+        return
+    known = trajectory.final_rewards
+    if known is None:
+        known = final.new_full((len(trajectory),), torch.nan)
+    trajectory.final_rewards = known.index_copy(0, index, final)
+
+
 def _of_batch(step: Step, index: Tensor | None) -> _Decisions:
     """A step of a trajectory, of its samples `index`."""
     ours = type(step.decision)._loss.__module__.partition(".")[0] == __name__.partition(".")[0]
     states, actions, mask = step.states if ours else step.padded_states(), step.actions, step.mask
     if index is not None:
-        index = index.to(actions.device)
         states, actions, mask = states[index], actions[index], None if mask is None else mask[index]
-    return _Decisions(
-        step.decision._loss, step.reward_func, mask, states, actions, rewards_of(step.reward_func, states, actions), 0.0
-    )
+    rewards = rewards_of(step.reward_func, states, actions, mask)
+    return _Decisions(step.decision._loss, step.reward_func, mask, states, actions, rewards, 0.0)
 
 
 def _of_samples(samples: Sequence[Any], final: Tensor) -> list[_Decisions]:
-    """The steps of objects like :class:`~.trajectory.SampleMetaInformation`: of the samples' first steps, those alike together."""
+    """The steps of objects like :class:`~.trajectory.SampleMetaInformation`: of all first steps, those alike together, etc."""
     decisions = []
     for sample, reward in zip(samples, final, strict=True):
         sample.final_reward = reward
@@ -214,9 +233,12 @@ def _of_samples(samples: Sequence[Any], final: Tensor) -> list[_Decisions]:
             states = torch.cat([step["states"] for step in steps])
             actions = torch.stack([step["actions"].reshape(()) for step in steps])
             rewards = rewards_of(reward_func, states, actions)
-            added = torch.tensor([float(step.get("add_rewards") or 0.0) for step in steps], device=final.device)
+            given = (step.get("add_rewards") for step in steps)
+            added = torch.stack([torch.as_tensor(0.0 if a is None else a, device=final.device).reshape(()) for a in given])
             index = torch.tensor(rows, device=final.device)
-            whole = [t.new_zeros((len(samples), *t.shape[1:])).index_copy(0, index, t) for t in (states, actions, rewards, added)]
+            whole = [
+                t.new_zeros((len(samples), *t.shape[1:])).index_copy(0, index, t) for t in (states, actions, rewards, added)
+            ]
             mask = torch.zeros(len(samples), dtype=torch.bool, device=final.device).index_fill(0, index, True)
             decisions.append(_Decisions(loss_func, reward_func, mask, *whole))
     return decisions

@@ -7,11 +7,13 @@ subclass, overrides one of the two; what it overrides is what is called.
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .trajectory import padded
 
 
 def _is_batched(reward: Any, name: str) -> bool:
@@ -24,7 +26,7 @@ def _is_batched(reward: Any, name: str) -> bool:
     return False
 
 
-# ---- for the result ----------------------------------------------------------------------------------------------------------
+# ---- for the result ----------------------------------------------------------------------------------------------------
 
 
 class BaseReward(nn.Module, metaclass=abc.ABCMeta):
@@ -66,10 +68,10 @@ def final_rewards(reward: Any, loss: Tensor, yest: Tensor, ytrue: Tensor) -> Ten
     if _is_batched(reward, "forward"):
         return reward.forward_batch(loss, yest, ytrue)  # type: ignore[no-any-return]
     samples = zip(loss.split(1), yest.split(1), ytrue.split(1), strict=True)
-    return torch.stack([reward(*sample).reshape(()) for sample in samples])
+    return _stacked((reward(*sample) for sample in samples), loss.device)
 
 
-# ---- for each choice ---------------------------------------------------------------------------------------------------------
+# ---- for each choice ---------------------------------------------------------------------------------------------------
 
 
 class PerActionBaseReward:
@@ -144,8 +146,8 @@ class RunningAverageCollaborationReward(PerActionBaseReward):
         self._adaptation_rate = 10 ** (-1.0 / history_len)
 
     def register_batch(self, states: Tensor, actions: Tensor) -> None:
-        # The average [K] of one action after the other, in closed form: the i-th of n has the weight r^(n - 1 - i) (1 - r), the
-        # very first one, whose average is it alone, r^(n - 1). The weights add up to 1, as after the reference's division.
+        # The average [K] of one action after the other, in closed form: the i-th of n has the weight r^(n - 1 - i) (1 - r),
+        # the very first one, whose average is it alone, r^(n - 1). They add up to 1, as after the reference's division.
         count = actions.numel()
         if count == 0:
             return
@@ -176,7 +178,7 @@ class ManualReward(PerActionBaseReward):
     def __init__(self, rewards: Sequence[float], num_actions: int | None = None) -> None:
         super().__init__()
         if num_actions is not None and len(rewards) != num_actions:
-            raise ValueError(f"ManualReward: rewards must have one value for each of {num_actions} actions, got {len(rewards)}")
+            raise ValueError(f"ManualReward: rewards must have {num_actions} values, one an action, got {len(rewards)}")
         self._rewards = torch.tensor(rewards, dtype=torch.float32).reshape(-1)
         self._num_actions = num_actions
 
@@ -188,12 +190,20 @@ def register_all(reward: Any, states: Tensor, actions: Tensor) -> None:
     """The choices ``actions [n]`` at ``states [n, K, C]``, by any object of the form of :class:`PerActionBaseReward`."""
     if _is_batched(reward, "register"):
         return reward.register_batch(states, actions)  # type: ignore[no-any-return]
-    for i in range(actions.numel()):
-        reward.register(states[i : i + 1], actions[i])
+    states = padded(states)
+    for i, action in enumerate(actions):
+        reward.register(states[i : i + 1], action)
 
 
-def rewards_of(reward: Any, states: Tensor, actions: Tensor) -> Tensor:
-    """``[n]`` likewise."""
+def rewards_of(reward: Any, states: Tensor, actions: Tensor, mask: Tensor | None = None) -> Tensor:
+    """``[n]`` likewise; undefined where the mask (bool ``[n]``) is false."""
     if _is_batched(reward, "get_reward"):
         return reward.get_reward_batch(states, actions)  # type: ignore[no-any-return]
-    return torch.stack([reward.get_reward(states[i : i + 1], actions[i]).reshape(()) for i in range(actions.numel())])
+    states, nothing = padded(states), actions.new_zeros((), dtype=torch.float32)
+    asked = [True] * actions.numel() if mask is None else mask.tolist()
+    rewards = (reward.get_reward(states[i : i + 1], a) if asked[i] else nothing for i, a in enumerate(actions))
+    return _stacked(rewards, actions.device)
+
+
+def _stacked(rewards: Iterable[Any], device: torch.device) -> Tensor:
+    return torch.stack([torch.as_tensor(reward, device=device).reshape(()) for reward in rewards])

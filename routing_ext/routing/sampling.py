@@ -1,8 +1,8 @@
 """Random draws of the decision layers: the reference's stream by default, a faster one on request, or a replay.
 
-The reference asks each agent in turn. So it draws agent after agent, for each as many numbers as the agent has samples, and with
-torch's own recipe for a categorical sample: the largest of ``p / q`` with q exponentially distributed. :class:`Draws` fills the
-numbers of all agents in that order, and the rest is done for the whole batch at once.
+The reference asks each agent in turn. So it draws agent after agent, for each as many numbers as the agent has samples, and
+with torch's own recipe for a categorical sample: the largest of ``p / q`` with q exponentially distributed. :class:`Draws`
+fills the numbers of all agents in that order, and the rest is done for the whole batch at once.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ class Draws:
     def _choose(self, probs: Tensor, noise: Tensor) -> Tensor:
         if self._fast:
             cumulated = probs.cumsum(1)
-            return (cumulated < noise * cumulated[:, -1:]).sum(1).clamp_(max=probs.size(1) - 1)
+            # Not the noise itself: it can be 0, and then an action of probability 0 would come first.
+            return (cumulated < (1 - noise) * cumulated[:, -1:]).sum(1).clamp_(max=probs.size(1) - 1)
         return (probs / noise).argmax(1)
 
     def categorical(self, probs: Tensor) -> Tensor:

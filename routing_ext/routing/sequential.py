@@ -29,7 +29,7 @@ class Sequential(nn.Sequential):
         else:
             super().__init__(Initialization(), *args)
 
-    def forward(self, x: Tensor, tasks: Tensor | Sequence[Any] = ()) -> tuple[Tensor, Trajectory]:  # type: ignore[override]
+    def forward(self, x: Tensor, tasks: Tensor | Sequence[Any] = ()) -> tuple[Tensor, Trajectory]:
         """``(ys, meta)`` for ``x [B, ...]`` and the samples' tasks, if they have any."""
         initialization, *layers = self
         ys, meta, actions = initialization(x, tasks=tasks)

@@ -10,6 +10,15 @@ from torch import Tensor
 
 STATE_CHANNELS = 5  # of the states that the reference stores
 
+# The names of a step's values that the loss reads.
+_READ_BY_LOSS = ("actions", "states", "add_rewards", "loss_funcs", "reward_func")
+
+
+def padded(states: Tensor) -> Tensor:
+    """``[n, K, C] -> [n, K, 5]``, with zeros, as the reference stores them."""
+    missing = STATE_CHANNELS - states.size(2)
+    return torch.nn.functional.pad(states, (0, missing)) if missing > 0 else states
+
 
 class SampleMetaInformation:
     """What is known of one sample's way through the network, as the reference keeps it.
@@ -76,8 +85,7 @@ class Step:
     def padded_states(self) -> Tensor:
         """``[B, K, 5]``."""
         if self._padded is None:
-            missing = STATE_CHANNELS - self.states.size(2)
-            self._padded = torch.nn.functional.pad(self.states, (0, missing)) if missing else self.states
+            self._padded = padded(self.states)
         return self._padded
 
     def of_sample(self, i: int) -> dict[str, Any]:
@@ -91,16 +99,17 @@ class Step:
 
 
 class SampleView(SampleMetaInformation):
-    """One sample of a :class:`Trajectory`. Its steps are made when they are asked for."""
+    """One sample of a :class:`Trajectory`. Its steps are made when they are asked for, and are the user's from then on."""
 
     def __init__(self, trajectory: Trajectory, index: int) -> None:
         self.trajectory = trajectory
         self.index = index
         self._steps: list[dict[str, Any]] = []
         self._steps_seen = 0  # of the trajectory's steps
+        self._as_made: list[dict[str, Any]] = []  # copies of the steps
 
     @property
-    def task(self) -> Any:  # type: ignore[override]
+    def task(self) -> Any:
         return self.trajectory.task_of(self.index)
 
     @task.setter
@@ -108,23 +117,35 @@ class SampleView(SampleMetaInformation):
         self.trajectory.set_task(self.index, task)
 
     @property
-    def steps(self) -> list[dict[str, Any]]:  # type: ignore[override]
+    def steps(self) -> list[dict[str, Any]]:
         for step in self.trajectory.batch_steps[self._steps_seen :]:
             if step.is_active(self.index):
                 self._steps.append(step.of_sample(self.index))
+                self._as_made.append(dict(self._steps[-1]))
         self._steps_seen = len(self.trajectory.batch_steps)
         return self._steps
 
     @steps.setter
     def steps(self, steps: list[dict[str, Any]]) -> None:
-        self._steps, self._steps_seen = steps, len(self.trajectory.batch_steps)
-        self.trajectory.is_edited = True
+        self._as_made = [dict(step) for step in self.steps]
+        self._steps = steps
 
-    def append(self, attr_name: str, obj: Any, new_step: bool = False) -> None:
-        # What the loss reads: from here on it has to look at each sample.
-        if new_step or attr_name in ("actions", "states", "add_rewards", "loss_funcs", "reward_func"):
-            self.trajectory.is_edited = True
-        super().append(attr_name, obj, new_step)
+    def is_edited(self) -> bool:
+        """Whether the loss would find something else in the steps than the decisions have left there."""
+        if len(self._steps) != len(self._as_made):
+            return True
+        pairs = zip(self._steps, self._as_made, strict=True)
+        return any(step.get(name) is not made.get(name) for step, made in pairs for name in _READ_BY_LOSS)
+
+    def __getattr__(self, name: str) -> Any:
+        # What the reference's loss leaves in each sample.
+        trajectory = self.__dict__.get("trajectory")
+        if trajectory is not None and trajectory.final_rewards is not None:
+            if name == "final_reward":
+                return trajectory.final_rewards[self.index]
+            if any(name in step for step in self.steps):
+                return [step.get(name) for step in self.steps]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
 
 class Trajectory(Sequence[SampleView]):
@@ -133,8 +154,7 @@ class Trajectory(Sequence[SampleView]):
     Attributes:
         batch_steps: a :class:`Step` for each decision so far.
         tasks: the samples' tasks, a tensor or a sequence, or None.
-        final_rewards: ``[B]``, the last loss's, or None.
-        is_edited: whether a sample was given other steps, actions, states or rewards than the batch has.
+        final_rewards: ``[B]``, the last loss's, NaN for samples that it did not have; None before.
     """
 
     def __init__(self, batch_size: int, tasks: Tensor | Sequence[Any] | None = None) -> None:
@@ -144,7 +164,6 @@ class Trajectory(Sequence[SampleView]):
         self.tasks = tasks
         self.batch_steps: list[Step] = []
         self.final_rewards: Tensor | None = None
-        self.is_edited = False
         self._views: dict[int, SampleView] = {}
 
     def __len__(self) -> int:
@@ -164,6 +183,10 @@ class Trajectory(Sequence[SampleView]):
 
     def __iter__(self) -> Iterator[SampleView]:
         return (self[i] for i in range(self.batch_size))
+
+    def is_edited(self) -> bool:
+        """Whether the steps of a sample are no longer those of the batch."""
+        return any(view.is_edited() for view in self._views.values())
 
     def task_of(self, i: int) -> Any:
         return None if self.tasks is None else self.tasks[i]
@@ -193,11 +216,9 @@ def batch_of(mxs: Iterable[Any]) -> tuple[Trajectory, Tensor | None] | None:
     None if they are objects of another kind, of several trajectories, or were edited one by one.
     """
     if isinstance(mxs, Trajectory):
-        return None if mxs.is_edited else (mxs, None)
+        return None if mxs.is_edited() else (mxs, None)
     items = list(mxs)
     if not items or not all(type(m) is SampleView and m.trajectory is items[0].trajectory for m in items):
         return None
     trajectory = items[0].trajectory
-    return None if trajectory.is_edited else (trajectory, torch.tensor([m.index for m in items]))
-
-
+    return None if trajectory.is_edited() else (trajectory, torch.tensor([m.index for m in items]))

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..decision import Agents, Choice
-from .common import PolicyDecision, ValueDecision, normalised, squared, taken
+from ..decision import Agents, Choice, Experience
+from .common import ValueDecision, normalised, squared, taken
 from .reinforce import REINFORCE
 
 
@@ -30,10 +30,10 @@ class ActorCritic(REINFORCE):
         state = torch.stack((logits, agents.evaluate(self._qvalue_mem)), 2)
         return Choice(agents.ys, actions, self._eval_stochastic_are_exp(actions, state), state)
 
-    def _loss(self, is_terminal, state, next_state, action, next_action, reward, cum_return, final_reward):  # type: ignore[no-untyped-def]
-        value = taken(state[:, :, 1], action)
-        target = torch.where(is_terminal, final_reward, next_state[:, :, 1].max(1)[0] - reward).detach()
-        return -taken(state[:, :, 0], action) * (cum_return - value).detach() + squared(value - target)
+    def _losses(self, made: Experience) -> Tensor:
+        value = taken(made.state[:, :, 1], made.action)
+        target = torch.where(made.is_terminal, made.final_reward, made.next_state[:, :, 1].max(1)[0] - made.reward).detach()
+        return -taken(made.state[:, :, 0], made.action) * (made.cum_return - value).detach() + squared(value - target)
 
 
 class WPL(ActorCritic):
@@ -52,11 +52,11 @@ class WPL(ActorCritic):
         state = torch.stack((logits, agents.evaluate(self._qvalue_mem)), 2)
         return Choice(agents.ys, actions, self._eval_stochastic_are_exp(actions, state), state)
 
-    def _loss(self, is_terminal, state, next_state, action, next_action, reward, cum_return, final_reward):  # type: ignore[no-untyped-def]
-        policy, value = taken(state[:, :, 0], action), taken(state[:, :, 1], action)
-        gradient = cum_return - value
+    def _losses(self, made: Experience) -> Tensor:
+        policy, value = taken(made.state[:, :, 0], made.action), taken(made.state[:, :, 1], made.action)
+        gradient = made.cum_return - value
         projected = torch.where(gradient < 0, 1 + gradient, 2 - gradient)
-        return squared(policy - (policy * projected).detach()) + squared(value - cum_return.detach())
+        return squared(policy - (policy * projected).detach()) + squared(value - made.cum_return.detach())
 
 
 class AAC(ValueDecision):
@@ -69,20 +69,30 @@ class AAC(ValueDecision):
         state = torch.stack((logits, values), 2)
         return Choice(agents.ys, actions, self._eval_stochastic_are_exp(actions, state), state)
 
-    def _loss(self, is_terminal, state, next_state, action, next_action, reward, cum_return, final_reward):  # type: ignore[no-untyped-def]
-        return _actor_and_critic(state, action, cum_return - state[:, 0, 1])
+    def _losses(self, made: Experience) -> Tensor:
+        advantage = made.cum_return - made.state[:, 0, 1]
+        return _actor(made, advantage) + squared(advantage).mean()
 
 
 class BootstrapAAC(AAC):
     """Like :class:`AAC`, with the reward and the next value in place of the return."""
 
-    def _loss(self, is_terminal, state, next_state, action, next_action, reward, cum_return, final_reward):  # type: ignore[no-untyped-def]
-        next_value = torch.where(is_terminal, 0, next_state[:, 0, 1])
-        return _actor_and_critic(state, action, next_value + reward - state[:, 0, 1])
+    def _losses(self, made: Experience) -> Tensor:
+        next_value = torch.where(made.is_terminal, 0, made.next_state[:, 0, 1])
+        advantage = next_value + made.reward - made.state[:, 0, 1]
+        return _actor(made, advantage) + squared(advantage).mean()
 
 
 class EGreedyAAC(AAC):
-    """Like :class:`AAC`. Takes the mode, or with probability `exploration` a sample; advantages are weighted for importance."""
+    """Like :class:`AAC`. Takes the mode, or with probability `exploration` a sample; advantages are weighted for importance.
+
+    Args:
+        reference_broadcast: as for :class:`EGreedyREINFORCE`; and the critic's loss counts once for each decision.
+    """
+
+    def __init__(self, *args: Any, reference_broadcast: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._reference_broadcast = reference_broadcast
 
     def _decide(self, agents: Agents) -> Choice:
         logits = normalised(agents.evaluate(self._policy))
@@ -91,10 +101,14 @@ class EGreedyAAC(AAC):
         state = torch.stack((logits, probs, sampling, values), 2)
         return Choice(agents.ys, actions, self._eval_stochastic_are_exp(actions, state), state)
 
-    def _loss(self, is_terminal, state, next_state, action, next_action, reward, cum_return, final_reward):  # type: ignore[no-untyped-def]
-        importance = taken(state[:, :, 1] / state[:, :, 2], action)
-        return _actor_and_critic(state, action, cum_return.detach() - state[:, 0, 3], importance)
+    def _losses(self, made: Experience) -> Tensor:
+        importance = taken(made.state[:, :, 1] / made.state[:, :, 2], made.action).detach()
+        advantage = made.cum_return.detach() - made.state[:, 0, 3]
+        losses = _actor(made, advantage)
+        if self._reference_broadcast:
+            return importance * losses.sum() + squared(advantage).sum()
+        return importance * losses + squared(advantage).mean()
 
 
-def _actor_and_critic(state: Tensor, action: Tensor, advantage: Tensor, importance: Tensor | float = 1.0) -> Tensor:
-    return -taken(state[:, :, 0], action) * (importance * advantage).detach() + squared(advantage).mean()
+def _actor(made: Experience, advantage: Tensor) -> Tensor:
+    return -taken(made.state[:, :, 0], made.action) * advantage.detach()

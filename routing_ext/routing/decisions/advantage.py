@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from ..decision import Agents, Choice, Decision
+from ..decision import Agents, Choice, Decision, Experience
 from .common import explored_or_greedy, squared, taken
 
 
@@ -23,24 +24,24 @@ class AdvantageLearning(Decision):
         actions, explore = explored_or_greedy(self, agents, advantages)
         return Choice(agents.ys, actions, explore, torch.stack((advantages, values), 2))
 
-    def _loss(self, is_terminal, state, next_state, action, next_action, reward, cum_return, final_reward):  # type: ignore[no-untyped-def]
-        value, advantage = state[:, 0, 1], taken(state[:, :, 0], action)
-        return squared(value - cum_return) + squared(advantage - (cum_return - value.detach()))
+    def _losses(self, made: Experience) -> Tensor:
+        value, advantage = made.state[:, 0, 1], taken(made.state[:, :, 0], made.action)
+        return squared(value - made.cum_return) + squared(advantage - (made.cum_return - value.detach()))
 
 
 class BootstrapAdvantageLearning(AdvantageLearning):
     """Both learn from the reward and the next value."""
 
-    def _loss(self, is_terminal, state, next_state, action, next_action, reward, cum_return, final_reward):  # type: ignore[no-untyped-def]
-        target = torch.where(is_terminal, final_reward, next_state[:, 0, 1] + reward).detach()
-        value, advantage = state[:, 0, 1], taken(state[:, :, 0], action)
+    def _losses(self, made: Experience) -> Tensor:
+        target = torch.where(made.is_terminal, made.final_reward, made.next_state[:, 0, 1] + made.reward).detach()
+        value, advantage = made.state[:, 0, 1], taken(made.state[:, :, 0], made.action)
         return squared(value - target) + squared(advantage - (target - value).detach())
 
 
 class SurpriseLearning(AdvantageLearning):
     """Both learn from the next value, less the reward."""
 
-    def _loss(self, is_terminal, state, next_state, action, next_action, reward, cum_return, final_reward):  # type: ignore[no-untyped-def]
-        target = torch.where(is_terminal, final_reward, next_state[:, 0, 1] - reward).detach()
-        value, advantage = state[:, 0, 1], taken(state[:, :, 0], action)
+    def _losses(self, made: Experience) -> Tensor:
+        target = torch.where(made.is_terminal, made.final_reward, made.next_state[:, 0, 1] - made.reward).detach()
+        value, advantage = made.state[:, 0, 1], taken(made.state[:, :, 0], made.action)
         return squared(value - target) + squared(advantage - (target - value.detach()))

@@ -22,7 +22,7 @@ class _Assignment(Decision):
 class PerTaskAssignment(_Assignment):
     """Takes the sample's task as its action. Whatever arguments it is made with are ignored."""
 
-    def forward(self, xs: Tensor, mxs: Any, *_: Any, **__: Any) -> tuple[Tensor, Any, Tensor]:  # type: ignore[override]
+    def forward(self, xs: Tensor, mxs: Any, *_: Any, **__: Any) -> tuple[Tensor, Any, Tensor]:
         """``(xs, mxs, tasks [B])``."""
         if isinstance(mxs, Trajectory):
             return xs, mxs, mxs.task_tensor(xs.device)
@@ -32,6 +32,6 @@ class PerTaskAssignment(_Assignment):
 class PassThrough(_Assignment):
     """Takes action 0 for every sample. Whatever arguments it is made with are ignored."""
 
-    def forward(self, xs: Tensor, mxs: Any, *_: Any, **__: Any) -> tuple[Tensor, Any, Tensor]:  # type: ignore[override]
+    def forward(self, xs: Tensor, mxs: Any, *_: Any, **__: Any) -> tuple[Tensor, Any, Tensor]:
         """``(xs, mxs, zeros [B])``."""
         return xs, mxs, torch.zeros(len(mxs), dtype=torch.int64, device=xs.device)

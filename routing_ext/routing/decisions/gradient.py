@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import grad
 
-from ..decision import Agents, Choice, Decision, as_stored
+from ..decision import Agents, Choice, Decision, Experience, as_stored
 from .common import normalised
 
 
@@ -52,8 +53,8 @@ class GumbelSoftmax(Decision):
             actions = logits.max(1)[1] if agents.replayed is None else agents.replayed
         return Choice(ys, actions, self._eval_stochastic_are_exp(actions, logits), as_stored(logits))
 
-    def _loss(self, is_terminal, state, next_state, action, next_action, reward, cum_return, final_reward):  # type: ignore[no-untyped-def]
-        return torch.zeros_like(reward)
+    def _losses(self, made: Experience) -> Tensor:
+        return torch.zeros_like(made.reward)
 
 
 class RELAX(Decision):
@@ -64,9 +65,10 @@ class RELAX(Decision):
 
     def __init__(self, *args: Any, value_net: Any = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._value_mem = self._construct_policy_storage(
-            1, self._pol_type, value_net, self._pol_hidden_dims, in_dim=self._in_features + self._num_selections
-        )
+        features = self._in_features
+        if features is not None:  # else there are given networks
+            features = (features if isinstance(features, int) else math.prod(features)) + self._num_selections
+        self._value_mem = self._construct_policy_storage(1, self._pol_type, value_net, self._pol_hidden_dims, in_dim=features)
         self._temperature = 0.5
         self._value_coefficient = 0.5
         self._entropy_coefficient = 0.01
@@ -82,8 +84,8 @@ class RELAX(Decision):
             actions = agents.replayed
         else:
             actions = sampled if self.training else logits.max(1)[1]
-        values = [agents.evaluate(self._value_mem, torch.cat((agents.xs, z), 1)).expand_as(logits) for z in (relaxed, conditional)]
-        state = torch.stack((logits, *values), 2)
+        both = (agents.evaluate(self._value_mem, torch.cat((agents.xs, z), 1)) for z in (relaxed, conditional))
+        state = torch.stack((logits, *(values.expand_as(logits) for values in both)), 2)
         return Choice(agents.ys, actions, self._eval_stochastic_are_exp(actions, logits), state)
 
     def _sample(self, agents: Agents, log_probs: Tensor, eps: float = 1e-8) -> tuple[Tensor, Tensor, Tensor]:
@@ -97,12 +99,12 @@ class RELAX(Decision):
         conditional = chosen * top + (1 - chosen) * others
         return sampled, (scores / self._temperature).softmax(1), (conditional / self._temperature).softmax(1)
 
-    def _loss(self, is_terminal, state, next_state, action, next_action, reward, cum_return, final_reward):  # type: ignore[no-untyped-def]
-        zero = torch.zeros_like(reward)
+    def _losses(self, made: Experience) -> Tensor:
+        zero = torch.zeros_like(made.reward)
         if not self.training or not torch.is_grad_enabled():
             return zero
-        chosen = torch.zeros_like(state[:, :, 0]).scatter(1, action.unsqueeze(1), 1.0)
-        policy, values, conditional = state[:, :, 0].softmax(1), state[:, :, 1], state[:, :, 2]
+        chosen = torch.zeros_like(made.state[:, :, 0]).scatter(1, made.action.unsqueeze(1), 1.0)
+        policy, values, conditional = made.state[:, :, 0].softmax(1), made.state[:, :, 1], made.state[:, :, 2]
         entropy = -(policy.log() * policy).sum()
         parameters = list(self._policy.parameters())
         of_entropy = grad(entropy, parameters, retain_graph=True, allow_unused=True)
@@ -110,7 +112,7 @@ class RELAX(Decision):
         of_policy = grad(
             policy,
             parameters,
-            grad_outputs=-(cum_return.unsqueeze(1) - conditional) * (chosen - policy),
+            grad_outputs=-(made.cum_return.unsqueeze(1) - conditional) * (chosen - policy),
             retain_graph=True,
             create_graph=True,
             allow_unused=True,

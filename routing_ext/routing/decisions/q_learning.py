@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
-from ..decision import Agents, Choice, Decision, as_stored
+from ..decision import Agents, Choice, Decision, Experience, as_stored
 from .common import explored_or_greedy, squared, taken
 
 
@@ -16,14 +17,14 @@ class QLearning(Decision):
         actions, explore = explored_or_greedy(self, agents, values)
         return Choice(agents.ys, actions, explore, as_stored(values))
 
-    def _loss(self, is_terminal, state, next_state, action, next_action, reward, cum_return, final_reward):  # type: ignore[no-untyped-def]
-        target = torch.where(is_terminal, final_reward, next_state[:, :, 0].max(1)[0] - reward).detach()
-        return squared(taken(state[:, :, 0], action) - target)
+    def _losses(self, made: Experience) -> Tensor:
+        target = torch.where(made.is_terminal, made.final_reward, made.next_state[:, :, 0].max(1)[0] - made.reward).detach()
+        return squared(taken(made.state[:, :, 0], made.action) - target)
 
 
 class SARSA(QLearning):
     """The target is the value of the next action, at this state (sic, as in the reference)."""
 
-    def _loss(self, is_terminal, state, next_state, action, next_action, reward, cum_return, final_reward):  # type: ignore[no-untyped-def]
-        target = torch.where(is_terminal, final_reward, taken(state[:, :, 0], next_action)).detach()
-        return squared(taken(state[:, :, 0], action) - target)
+    def _losses(self, made: Experience) -> Tensor:
+        target = torch.where(made.is_terminal, made.final_reward, taken(made.state[:, :, 0], made.next_action)).detach()
+        return squared(taken(made.state[:, :, 0], made.action) - target)

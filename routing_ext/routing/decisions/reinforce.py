@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from ..decision import Agents, Choice, as_stored
+from ..decision import Agents, Choice, Experience, as_stored
 from .common import PolicyDecision, ValueDecision, normalised, squared, taken
 
 
@@ -22,12 +24,21 @@ class REINFORCE(PolicyDecision):
         actions = self._sample(agents, logits)
         return Choice(agents.ys, actions, self._eval_stochastic_are_exp(actions, logits), as_stored(logits))
 
-    def _loss(self, is_terminal, state, next_state, action, next_action, reward, cum_return, final_reward):  # type: ignore[no-untyped-def]
-        return -taken(state[:, :, 0], action) * cum_return.detach()
+    def _losses(self, made: Experience) -> Tensor:
+        return -taken(made.state[:, :, 0], made.action) * made.cum_return.detach()
 
 
 class EGreedyREINFORCE(REINFORCE):
-    """Takes the mode, or with probability `exploration` a sample; the return is weighted for importance."""
+    """Takes the mode, or with probability `exploration` a sample; the return is weighted for importance.
+
+    Args:
+        reference_broadcast: weight each decision's importance with the losses of all decisions of the layer, as the reference
+            does by an accident of broadcasting, not with its own.
+    """
+
+    def __init__(self, *args: Any, reference_broadcast: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._reference_broadcast = reference_broadcast
 
     def set_exploration(self, exploration: float) -> None:
         """Sets it to ``min(1, 3 * exploration)``."""
@@ -39,9 +50,10 @@ class EGreedyREINFORCE(REINFORCE):
         state = torch.stack((logits, probs, sampling), 2)
         return Choice(agents.ys, actions, self._eval_stochastic_are_exp(actions, logits), state)
 
-    def _loss(self, is_terminal, state, next_state, action, next_action, reward, cum_return, final_reward):  # type: ignore[no-untyped-def]
-        weighted = (taken(state[:, :, 1] / state[:, :, 2], action) * cum_return).detach()
-        return -taken(state[:, :, 0], action) * weighted
+    def _losses(self, made: Experience) -> Tensor:
+        importance = taken(made.state[:, :, 1] / made.state[:, :, 2], made.action).detach()
+        losses = -taken(made.state[:, :, 0], made.action) * made.cum_return.detach()
+        return importance * (losses.sum() if self._reference_broadcast else losses)
 
 
 class REINFORCEBl1(ValueDecision):
@@ -59,10 +71,10 @@ class REINFORCEBl1(ValueDecision):
     def _weighted_return(self, state: Tensor, action: Tensor, cum_return: Tensor) -> Tensor:
         return cum_return
 
-    def _loss(self, is_terminal, state, next_state, action, next_action, reward, cum_return, final_reward):  # type: ignore[no-untyped-def]
-        advantage = (self._weighted_return(state, action, cum_return) - state[:, 0, 1]).detach()
-        target = torch.where(is_terminal, final_reward, next_state[:, :, 1].max(1)[0] - reward).detach()
-        return -taken(state[:, :, 0], action) * advantage + squared(taken(state[:, :, 1], action) - target)
+    def _losses(self, made: Experience) -> Tensor:
+        advantage = (self._weighted_return(made.state, made.action, made.cum_return) - made.state[:, 0, 1]).detach()
+        target = torch.where(made.is_terminal, made.final_reward, made.next_state[:, :, 1].max(1)[0] - made.reward).detach()
+        return -taken(made.state[:, :, 0], made.action) * advantage + squared(taken(made.state[:, :, 1], made.action) - target)
 
 
 class REINFORCEBl2(REINFORCEBl1):

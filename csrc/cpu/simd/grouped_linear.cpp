@@ -11,6 +11,7 @@ constexpr int64_t kDepthBlock = 256;
 // Of a matrix that is read along its rows: shorter, so that a block has long rows.
 constexpr int64_t kStraightDepthBlock = 128;
 constexpr int64_t kLineBytes = 64;
+constexpr int64_t kBiasRows = 16;  // summed before they are added to what is there: sums of sums round less
 // Most partial sums of low precision's weight gradients, which a thread keeps as float.
 constexpr int64_t kPartialElements = 1 << 20;
 
@@ -243,21 +244,22 @@ void pack_grad(const GroupedBackward<S>& p, int64_t first, int64_t depth, int64_
   using C = ComputeOf<S>;
   constexpr int lanes = kLanes<C>, most = kPanelRows / lanes;
   static_assert(kPanelRows % lanes == 0);
-  Vec<C> sums[most];
-  UNROLL for (int v = 0; v < most; ++v) sums[v] = load(bias_sums + v * lanes);
-  for (int64_t l = 0; l < depth; ++l) {
-    const int64_t at = p.order[first + l] * p.o + out;
-    C* const row = panel + l * kPanelRows;
-    UNROLL for (int v = 0; v < most; ++v) {
-      const int64_t left = width - v * lanes, from = at + v * lanes;
-      if (left <= 0) break;
-      Vec<C> g = left < lanes ? load_partial(p.grad + from, left) : load(p.grad + from);
-      if (p.y) g = (left < lanes ? load_partial(p.y + from, left) : load(p.y + from)) <= 0 ? Vec<C>{} : g;
-      store(row + v * lanes, g);
-      sums[v] += g;
+  for (int64_t l0 = 0; l0 < depth; l0 += kBiasRows) {
+    Vec<C> sums[most] = {};
+    for (int64_t l = l0; l < least(l0 + kBiasRows, depth); ++l) {
+      const int64_t at = p.order[first + l] * p.o + out;
+      C* const row = panel + l * kPanelRows;
+      UNROLL for (int v = 0; v < most; ++v) {
+        const int64_t left = width - v * lanes, from = at + v * lanes;
+        if (left <= 0) break;
+        Vec<C> g = left < lanes ? load_partial(p.grad + from, left) : load(p.grad + from);
+        if (p.y) g = (left < lanes ? load_partial(p.y + from, left) : load(p.y + from)) <= 0 ? Vec<C>{} : g;
+        store(row + v * lanes, g);
+        sums[v] += g;
+      }
     }
+    UNROLL for (int v = 0; v < most; ++v) store(bias_sums + v * lanes, load(bias_sums + v * lanes) + sums[v]);
   }
-  UNROLL for (int v = 0; v < most; ++v) store(bias_sums + v * lanes, sums[v]);
 }
 
 // A block [height, width] that a tile will write: its lines arrive while the tile is computed.

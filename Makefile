@@ -88,7 +88,7 @@ readme: build  ## writes the tables of README.md and docs/ from the results
 	$(PY) -m benchmarks.make_readme
 
 docs: build  ## the site, with warnings as errors
-	$(PY) -m mkdocs --quiet build --strict
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs --quiet build --strict
 
 wheel: build  ## an sdist and a wheel in dist/
 	$(PY) -m build --no-isolation

@@ -19,7 +19,7 @@ TORCH_LIBRARY(routing_ext, m) {
 
   // x [B,d] -> y [B,o], y[i] = act(W[a_i] x[i] + b[a_i]); zero for rows whose module is not listed.
   // weights: one [o,d] for each entry of `modules` (ascending), or a single [K,o,d] with `modules` empty. biases: likewise [o]
-  // or [K,o], or none.
+  // or [K,o], or none. order and layout as dispatch_plan gives them: order is a permutation.
   m.def(
       "grouped_linear(Tensor x, Tensor order, Tensor layout, Tensor[] weights, Tensor[] biases, int[] modules, "
       "SymInt out_features, bool relu) -> Tensor");

@@ -223,4 +223,4 @@ def test_operators_explain_arguments_result_and_errors(name: str) -> None:
 
 @pytest.mark.parametrize("layer", routing_ext.routing.__all__)
 def test_differences_from_the_reference_are_listed(layer: str) -> None:
-    assert f"\n## {layer}\n" in (DOCS / "differences.md").read_text()
+    assert f"`{layer}`" in (DOCS / "differences.md").read_text()

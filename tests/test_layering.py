@@ -18,17 +18,18 @@ PACKAGE = ROOT / "routing_ext"
 
 # The layers, and whose headers each may include besides its own. The first pattern that fits is a file's layer.
 LAYERS = {
-    "maths": (r"math/.*", set()),
-    "SIMD kernels": (r"cpu/simd/.*", {"maths", "CPU kernel interface"}),
+    "host and device": (r"common/host_device\.h", set()),
+    "maths": (r"math/.*", {"host and device"}),
+    "SIMD kernels": (r"cpu/simd/.*", {"maths", "host and device", "CPU kernel interface"}),
     "CPU kernel interface": (r"cpu/(isa|scratch|\w+_kernels)\.(h|cpp)", set()),
-    "CUDA kernels": (r"cuda/.*\.cuh?", {"maths"}),
-    "common glue": (r"common/.*", {"maths"}),
-    "CPU glue": (r"cpu/.*", {"maths", "CPU kernel interface", "common glue"}),
-    "CUDA glue": (r"cuda/.*", {"maths", "CUDA kernels", "common glue"}),
+    "CUDA kernels": (r"cuda/.*\.cuh?", {"maths", "host and device"}),
+    "common glue": (r"common/.*", {"maths", "host and device"}),
+    "CPU glue": (r"cpu/.*", {"maths", "host and device", "CPU kernel interface", "common glue"}),
+    "CUDA glue": (r"cuda/.*", {"maths", "host and device", "CUDA kernels", "common glue"}),
     "module": (r"module\.cpp", {"CPU kernel interface"}),
     "schema": (r"schema\.cpp", set()),
 }
-TORCH_FREE = {"maths", "SIMD kernels", "CPU kernel interface", "CUDA kernels"}
+TORCH_FREE = {"host and device", "maths", "SIMD kernels", "CPU kernel interface", "CUDA kernels"}
 SOURCES = sorted(path for path in CSRC.rglob("*") if path.is_file())
 COMMENT_OR_STRING = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', re.DOTALL)
 
@@ -93,6 +94,7 @@ IMPORTS: dict[str, set[str]] = {
     "reference": set(),
     "ops": set(),
     "routing": {"ops"},
+    "compat": {"routing"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -11,7 +11,7 @@ namespace routing_ext {
 #define CHECK_DTYPE(op, t, dtype) \
   CHECK_ARG(op, #t, (t).scalar_type() == (dtype), "must have dtype ", dtype, ", got ", (t).scalar_type())
 #define CHECK_SAME_DEVICE(op, t, other) \
-  CHECK_ARG(op, #t, (t).device() == (other).device(), "must be on ", (other).device(), " like " #other ", got ", (t).device())
+  CHECK_ARG(op, #t, (t).device() == (other).device(), "must be on ", (other).device(), ", got ", (t).device())
 
 // An index tensor: one-dimensional int64 on the device of `like`.
 #define CHECK_INDEX(op, t, like)    \

@@ -8,6 +8,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
+
+#include "kernel_type.h"
 #ifndef ROUTING_EXT_EMULATED
 #include <ATen/DeviceAccelerator.h>
 #endif
@@ -46,11 +48,6 @@ inline void check_launch(const char* op, cudaError_t error) {
   cudaGetLastError();  // forgets it, else it would be blamed on the next launch
   TORCH_CHECK(false, op, ": launch of the CUDA kernel failed: ", cudaGetErrorString(error));
 }
-
-template <class T>
-struct KernelType {
-  using type = T;
-};
 
 // f(KernelType<T>()) with the kernels' type for a dtype that CHECK_FLOAT accepts.
 template <class F>

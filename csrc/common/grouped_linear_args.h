@@ -6,6 +6,7 @@
 #include <array>
 #include <numeric>
 #include <optional>
+#include <type_traits>
 #include <vector>
 
 #include "checks.h"

@@ -1,5 +1,5 @@
-// Divides grouped_linear among threads, one parallel region a pass. Each element of a result is summed by one thread, in an order
-// that does not depend on timing.
+// Divides grouped_linear among threads, one parallel region a pass. Each element of a result is summed by one thread, in an
+// order that does not depend on timing.
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "../common/grouped_linear_args.h"
+#include "../common/kernel_type.h"
 #include "grouped_linear_kernels.h"
 #include "pool.h"
 
@@ -19,11 +20,6 @@ constexpr int64_t kRowsPerThread = 8;                   // with fewer, threads s
 constexpr int64_t kColumnsPerThread = 64;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-template <class T>
-struct KernelType {
-  using type = T;
-};
 
 // f(KernelType<T>(), kernels for it) for a dtype that CHECK_FLOAT accepts.
 template <class F>
@@ -50,8 +46,11 @@ struct Segments {
   Segments(const char* op, const Routing& routing, const std::vector<int64_t>& modules) {
     const int64_t* const order = routing.order.const_data_ptr<int64_t>();
     const int64_t* const layout = routing.layout.const_data_ptr<int64_t>();
+    std::vector<bool> seen(routing.batch);
     for (int64_t i = 0; i < routing.batch; ++i) {
-      CHECK_ARG(op, "order", order[i] >= 0 && order[i] < routing.batch, "must be in [0, ", routing.batch, "), got ", order[i]);
+      CHECK_ARG(op, "order", order[i] >= 0 && order[i] < routing.batch && !seen[order[i]], "must be a permutation of [0, ",
+                routing.batch, "), got ", order[i], " at ", i);
+      seen[order[i]] = true;
     }
     rows.reserve(modules.size());
     int64_t end = 0;
@@ -132,11 +131,6 @@ void in_threads(int64_t threads, const F& f) {
   at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) f(t);
   });
-}
-
-template <class T>
-const T* data_or_null(const at::Tensor& t) {
-  return t.defined() ? static_cast<const T*>(t.const_data_ptr()) : nullptr;
 }
 
 at::Tensor grouped_linear_cpu(const at::Tensor& x, const at::Tensor& order, const at::Tensor& layout, at::TensorList weights,

@@ -11,7 +11,8 @@ namespace routing_ext::cpu {
 
 struct Span {
   int64_t begin, end;
-  int64_t size() const { return end - begin; }
+  // Always inline: the kernels under simd/ must leave no weak symbol.
+  __attribute__((always_inline)) int64_t size() const { return end - begin; }
 };
 
 // `order` gives the row in x, y, grad and grad_x of each position in a Span of rows.

@@ -1,13 +1,16 @@
 #include "pool.h"
 
+#include <ATen/Context.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/ops/empty.h>
 #include <c10/core/Allocator.h>
+#include <c10/util/Exception.h>
 #include <c10/util/accumulate.h>
 
+#include <algorithm>
+#include <bit>
 #include <cstdlib>
 #include <mutex>
-#include <new>
 #include <unordered_map>
 #include <vector>
 
@@ -26,9 +29,14 @@ constexpr size_t kMaxKeptBytes = size_t{512} << 20;
 class Pool final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
-    const size_t rounded = (bytes + kPageBytes - 1) / kPageBytes * kPageBytes;
+    const size_t rounded = size_class(bytes);
     void* memory = take(rounded);
     if (memory == nullptr) memory = fresh(rounded);
+    if (memory == nullptr) {
+      release_kept();
+      memory = fresh(rounded);
+    }
+    TORCH_CHECK(memory != nullptr, "routing_ext: no memory for a tensor of ", bytes, " bytes");
     auto* const block = new Block{memory, rounded};
     return {memory, block, &release, c10::Device(c10::DeviceType::CPU)};
   }
@@ -41,9 +49,16 @@ class Pool final : public c10::Allocator {
     size_t bytes;
   };
 
+  // Rounded up to an eighth of the power of two below, so that batches of varying size find each other's blocks.
+  static size_t size_class(size_t bytes) {
+    const size_t step = std::max(std::bit_floor(bytes) / 8, kPageBytes);
+    return (bytes + step - 1) / step * step;
+  }
+
+  // nullptr if there is none.
   static void* fresh(size_t bytes) {
     void* memory = nullptr;
-    if (posix_memalign(&memory, bytes < kHugePageBytes ? kPageBytes : kHugePageBytes, bytes) != 0) throw std::bad_alloc();
+    if (posix_memalign(&memory, bytes < kHugePageBytes ? kPageBytes : kHugePageBytes, bytes) != 0) return nullptr;
 #if defined(__linux__)
     if (bytes >= kHugePageBytes) madvise(memory, bytes, MADV_HUGEPAGE);
 #endif
@@ -59,18 +74,24 @@ class Pool final : public c10::Allocator {
     kept_bytes_ -= bytes;
     return memory;
   }
-  void keep(const Block& block) {
+  void release_kept() {
     const std::lock_guard lock(mutex_);
-    if (kept_bytes_ + block.bytes > kMaxKeptBytes) {  // mostly of sizes that are out of use
-      for (auto& [bytes, blocks] : kept_) {
-        for (void* memory : blocks) std::free(memory);
-      }
-      kept_.clear();
-      kept_bytes_ = 0;
+    for (auto& [bytes, blocks] : kept_) {
+      for (void* memory : blocks) std::free(memory);
     }
+    kept_.clear();
+    kept_bytes_ = 0;
+  }
+  void keep(const Block& block) {
     if (block.bytes > kMaxKeptBytes) return std::free(block.memory);
+    if (kept_bytes() + block.bytes > kMaxKeptBytes) release_kept();  // mostly of sizes that are out of use
+    const std::lock_guard lock(mutex_);
     kept_[block.bytes].push_back(block.memory);
     kept_bytes_ += block.bytes;
+  }
+  size_t kept_bytes() {
+    const std::lock_guard lock(mutex_);
+    return kept_bytes_;
   }
   static void release(void* context);
 
@@ -95,7 +116,10 @@ void Pool::release(void* context) {
 
 at::Tensor pooled_empty(at::IntArrayRef sizes, const at::TensorOptions& options) {
   const at::ScalarType dtype = c10::typeMetaToScalarType(options.dtype());
-  if (c10::multiply_integers(sizes) * c10::elementSize(dtype) < kPooledBytes) return at::empty(sizes, options);
+  const bool is_small = c10::multiply_integers(sizes) * c10::elementSize(dtype) < kPooledBytes;
+  const at::Context& context = at::globalContext();
+  const bool fills = context.deterministicAlgorithms() && context.deterministicFillUninitializedMemory();
+  if (is_small || fills) return at::empty(sizes, options);
   return at::detail::empty_generic(sizes, &pool(), c10::DispatchKeySet(c10::DispatchKey::CPU), dtype, std::nullopt);
 }
 

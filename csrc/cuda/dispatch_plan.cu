@@ -11,6 +11,7 @@
 // before it, so that each tile knows the counts of the others.
 #include "dispatch_plan.cuh"
 
+#include "../common/host_device.h"
 #include "launch.cuh"
 #include "shared_arena.cuh"
 
@@ -27,10 +28,6 @@ constexpr int kTileUnroll = 8;          // loads in flight while it does
 constexpr size_t kMaxSharedBytes = 96 * 1024;
 
 static_assert(kDispatchPlanMaxBatch <= INT32_MAX && sizeof(int) == sizeof(int32_t), "positions are ints");
-
-__host__ __device__ constexpr int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
-__host__ __device__ constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-__host__ __device__ constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // How a batch is cut into tiles, and which counters live in global memory.
 struct Tiling {

@@ -15,11 +15,6 @@ GroupedRows rows_of(const Routing& r) {
   return {r.order.const_data_ptr<int64_t>(), r.layout.const_data_ptr<int64_t>(), r.batch, r.num_modules};
 }
 
-template <class T>
-const T* data_or_null(const at::Tensor& t) {
-  return t.defined() ? static_cast<const T*>(t.const_data_ptr()) : nullptr;
-}
-
 at::Tensor grouped_linear_cuda(const at::Tensor& x, const at::Tensor& order, const at::Tensor& layout, at::TensorList weights,
                                at::TensorList biases, at::IntArrayRef modules, int64_t out_features, bool relu) {
   const LaunchScope scope(x);

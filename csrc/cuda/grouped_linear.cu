@@ -22,6 +22,7 @@
 
 #include <type_traits>
 
+#include "../common/host_device.h"
 #include "launch.cuh"
 #include "shared_arena.cuh"
 
@@ -64,10 +65,6 @@ template <class T, int kCount>
 struct alignas(sizeof(T) * kCount) Pack {
   T v[kCount];
 };
-
-__host__ __device__ constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-__host__ __device__ constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-__host__ __device__ constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // ---- tile shapes -----------------------------------------------------------------------------------------------------------
 

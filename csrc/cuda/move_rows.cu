@@ -4,6 +4,7 @@
 //   lanes   the threads that share a row. A block moves kThreads / lanes rows.
 #include "move_rows.cuh"
 
+#include "../common/host_device.h"
 #include "launch.cuh"
 
 namespace routing_ext::cuda {
@@ -15,8 +16,6 @@ constexpr int64_t kMaxRowParts = 65535;  // blocks along y
 constexpr int kUnroll = 4;               // loads in flight of a thread
 
 enum class Direction { gather, scatter };
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Threads (x, y) of block (bx, by) move chunks x, x + lanes, ... of the by-th part of row y of block bx.
 template <class Chunk, Direction kDirection>

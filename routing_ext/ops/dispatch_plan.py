@@ -29,8 +29,8 @@ class DispatchPlan:
         self._host_layout: Tensor | None = None
         self._copied: torch.cuda.Event | None = None
         self._host_offsets: list[int] | None = None
-        self._selected: list[int] | None = None
-        if layout.is_cuda and not torch.compiler.is_compiling():
+        self._selected: tuple[int, ...] | None = None
+        if layout.is_cuda and type(layout) is Tensor and not torch.compiler.is_compiling():
             self._start_copy()
 
     @property
@@ -56,7 +56,7 @@ class DispatchPlan:
     @property
     def known_on_host(self) -> bool:
         """Whether the host can learn the offsets: not while a CUDA graph is captured or torch.compile traces, nor on meta."""
-        if torch.compiler.is_compiling() or self.layout.is_meta:
+        if torch.compiler.is_compiling() or self.layout.is_meta or type(self.layout) is not Tensor:  # such as a FakeTensor
             return False
         return not self.layout.is_cuda or (self._host_layout is not None and not torch.cuda.is_current_stream_capturing())
 
@@ -65,29 +65,32 @@ class DispatchPlan:
 
         Raises:
             IndexError: an action was outside ``[0, K)`` (on the CPU, :func:`dispatch_plan` raises at once).
-            RuntimeError: the plan was made while a CUDA graph was captured.
+            RuntimeError: a CUDA graph is being captured.
         """
-        if self._host_offsets is None:
-            if self._copied is not None:
-                self._copied.synchronize()
-            elif self.layout.is_cuda:
-                raise RuntimeError(
-                    "DispatchPlan: the offsets of a plan made under CUDA graph capture are not known on the host"
-                )
-            layout: list[int] = (self.layout if self._host_layout is None else self._host_layout).tolist()
-            if layout[-1] >= 0:
-                raise IndexError(
-                    f"dispatch_plan: actions must be in [0, {self.num_modules}), got another value for sample {layout[-1]}"
-                )
+        if self._host_offsets is not None:
+            return self._host_offsets
+        if self._copied is not None:
+            self._copied.synchronize()
+        elif self.layout.is_cuda and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError("DispatchPlan: the offsets of a plan made under CUDA graph capture stay on the device")
+        layout: list[int] = (self.layout if self._host_layout is None else self._host_layout).tolist()
+        if layout[-1] >= 0:
+            raise IndexError(
+                f"dispatch_plan: actions must be in [0, {self.num_modules}), got another value for sample {layout[-1]}"
+            )
+        if self._host_layout is not None or not self.layout.is_cuda:  # without the copy, a replayed graph may change them
             self._host_offsets = layout[:-1]
-        return self._host_offsets
+        return layout[:-1]
 
-    def selected(self) -> list[int]:
+    def selected(self) -> tuple[int, ...]:
         """The modules that got samples, ascending. On CUDA this awaits the same copy as :meth:`host_offsets`."""
-        if self._selected is None:
-            offsets = self.host_offsets()
-            self._selected = [k for k in range(self.num_modules) if offsets[k] != offsets[k + 1]]
-        return self._selected
+        if self._selected is not None:
+            return self._selected
+        offsets = self.host_offsets()
+        selected = tuple(k for k in range(self.num_modules) if offsets[k] != offsets[k + 1])
+        if self._host_offsets is not None:
+            self._selected = selected
+        return selected
 
     def selected_early(self) -> Sequence[int]:
         """The modules that may have got samples, as far as is known without waiting: on the CPU :meth:`selected`, else all.
@@ -112,7 +115,7 @@ def dispatch_plan(actions: Tensor, num_modules: int, mask: Tensor | None = None)
 
     Raises:
         RuntimeError: wrong shape, dtype or device; on the CPU also an action out of range. On CUDA such a sample counts as
-            inactive, and :meth:`DispatchPlan.host_offsets`, hence every backward pass, raises.
+            inactive, and :meth:`DispatchPlan.host_offsets` raises, hence a backward pass to parameters does, too.
     """
     order, layout = _plan_op(actions, num_modules, mask)
     return DispatchPlan(order, layout, num_modules)

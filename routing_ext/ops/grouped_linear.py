@@ -34,7 +34,11 @@ class GroupedLinearFunction(torch.autograd.Function):
         needs: tuple[bool, ...] = ctx.needs_input_grad
         needs_x, needs_weights, needs_biases = needs[0], any(needs[6 : 6 + num_weights]), any(needs[6 + num_weights :])
         ctx.save_for_backward(
-            x if needs_weights else None, y if relu else None, *(weights if needs_x else [None] * num_weights)
+            plan.order,  # with the layout, so that a change of the plan is noticed
+            plan.layout,
+            x if needs_weights else None,
+            y if relu else None,
+            *(weights if needs_x else [None] * num_weights),
         )
         ctx.plan, ctx.modules, ctx.in_features, ctx.num_biases = plan, modules, x.size(1), len(biases)
         ctx.output_mask = (needs_x, needs_weights, needs_biases)
@@ -42,7 +46,7 @@ class GroupedLinearFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, *weights = ctx.saved_tensors
+        _, _, x, y, *weights = ctx.saved_tensors
         grad_x, grad_weights, grad_biases = grouped_linear_backward(
             grad, y, x, weights, ctx.plan, ctx.modules, ctx.in_features, ctx.output_mask
         )
@@ -78,7 +82,7 @@ class GroupedLinearBackwardFunction(torch.autograd.Function):
         *weights: Tensor | None,
     ) -> tuple[Tensor, ...]:
         grad_x, grad_weights, grad_biases = _raw_backward(grad, y, x, weights, plan, modules, in_features, output_mask)
-        ctx.save_for_backward(grad, y, x, *weights)
+        ctx.save_for_backward(plan.order, plan.layout, grad, y, x, *weights)
         ctx.plan, ctx.modules, ctx.in_features, ctx.output_mask = plan, modules, in_features, output_mask
         ctx.num_weights, ctx.num_biases = len(grad_weights), len(grad_biases)
         ctx.set_materialize_grads(False)
@@ -86,7 +90,7 @@ class GroupedLinearBackwardFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        grad, y, x, *weights = ctx.saved_tensors
+        _, _, grad, y, x, *weights = ctx.saved_tensors
         plan, modules, in_features, out_features = ctx.plan, ctx.modules, ctx.in_features, grad.size(1)
         shapes = [(out_features, in_features)] * ctx.num_weights, [(out_features,)] * ctx.num_biases
         if len(modules) == 0:
@@ -155,7 +159,7 @@ def grouped_linear_backward(
     in_features: int,
     output_mask: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Sequence[Tensor], Sequence[Tensor]]:
-    """The gradients of :func:`grouped_linear`, themselves differentiable in ``grad``, ``x`` and ``weights``."""
+    """The gradients of :func:`grouped_linear`; with ``create_graph=True`` differentiable in ``grad``, ``x`` and weights."""
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (grad, x, *weights)):
         grad_x, *rest = GroupedLinearBackwardFunction.apply(  # type: ignore[no-untyped-call]
             grad, y, x, plan, modules, in_features, output_mask, *weights
@@ -184,6 +188,10 @@ def _apply(
     )
 
 
+def _autocast(t: Tensor, dtype: torch.dtype) -> Tensor:
+    return t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t
+
+
 def grouped_linear_of(
     modules: Sequence[int],
     x: Tensor,
@@ -197,9 +205,10 @@ def grouped_linear_of(
     Samples of other modules get zero, as if they were inactive.
     """
     biases = biases or []
-    if not x.is_meta and torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+    if not x.is_meta and torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
-        x, weights, biases = x.to(dtype), [w.to(dtype) for w in weights], [b.to(dtype) for b in biases]
+        x, *parameters = [_autocast(t, dtype) for t in (x, *weights, *biases)]
+        weights, biases = parameters[: len(weights)], parameters[len(weights) :]
     return _apply(x, weights, biases, plan, modules, weights[0].size(-2), relu)
 
 
@@ -249,6 +258,8 @@ def grouped_linear(
             )
     if plan.num_modules == 0:
         raise ValueError("grouped_linear: weights must have at least one module, got none")
+    if weights[0].dim() != 2:
+        raise ValueError(f"grouped_linear: weights must have shape [o, d] each, got {list(weights[0].shape)}")
     modules = plan.selected_early()  # modules that are known to be idle stay out of the graph
     chosen = [weights[k] for k in modules], None if biases is None else [biases[k] for k in modules]
     return grouped_linear_of(modules, x, *chosen, plan, relu)

@@ -71,7 +71,7 @@ def scatter_rows(y: Tensor, order: Tensor, num_rows: int) -> Tensor:
 
     Raises:
         RuntimeError: wrong shape, dtype or device; on the CPU also an index that is out of range or repeated (on CUDA a row
-            out of range is left out, and of repeated ones any may win).
+            out of range is left out, of repeated ones any may win, and rows missing for that may hold anything).
     """
     if torch.is_grad_enabled() and y.requires_grad:
         return ScatterRowsFunction.apply(y, order, num_rows)  # type: ignore[no-any-return, no-untyped-call]

@@ -25,6 +25,7 @@ from .initialization import Initialization
 from .linear_bank import LinearBank
 from .loss import Loss
 from .mlp import MLP
+from .recurrent import RoutingGRUCell, RoutingLSTMCell
 from .rewards import (
     BaseReward,
     CollaborationReward,
@@ -70,6 +71,8 @@ __all__ = [
     "QLearning",
     "REINFORCEBl1",
     "REINFORCEBl2",
+    "RoutingGRUCell",
+    "RoutingLSTMCell",
     "RunningAverageCollaborationReward",
     "SampleMetaInformation",
     "Selection",

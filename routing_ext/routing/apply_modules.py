@@ -44,7 +44,7 @@ def apply_modules(xs: Tensor, plan: DispatchPlan, modules: Sequence[nn.Module]) 
     if not selected:
         return None
     if len(selected) == 1 and offsets[-1] == batch:
-        ys: Tensor = modules[selected[0]](xs.clone())
+        ys: Tensor = modules[selected[0]](gather_rows(xs, plan.order))  # the batch in its order, as a tensor of its own
         return ys
     order = plan.order[: offsets[-1]]
     groups = _GatherEach.apply(xs, order, [offsets[k + 1] - offsets[k] for k in selected])  # type: ignore[no-untyped-call]

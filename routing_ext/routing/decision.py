@@ -159,6 +159,7 @@ class Decision(nn.Module):
         self._pg_temperature = 1.0
 
     def set_exploration(self, exploration: float) -> None:
+        """Sets it, in [0, 1]."""
         self._exploration = exploration
 
     def _construct_policy_storage(

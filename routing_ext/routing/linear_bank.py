@@ -110,7 +110,9 @@ class LinearBank(nn.Module):
         out_features, in_features = stage.weights[0].shape
         activation = "relu" if stage.relu else None
         like = stage.weights[0]
-        bank = cls(len(modules), in_features, out_features, stage.biases is not None, activation, like.device, like.dtype)
+        bank = cls(len(modules), in_features, out_features, stage.biases is not None, activation, "meta", like.dtype)
+        bank = bank.to_empty(device=like.device)
+        bank.requires_grad_(any(p.requires_grad for p in (*stage.weights, *(stage.biases or ()))))
         with torch.no_grad():
             torch.stack(stage.weights, out=bank.weight)
             if bank.bias is not None and stage.biases is not None:
@@ -121,13 +123,16 @@ class LinearBank(nn.Module):
         """K modules with copies of the parameters: ``nn.Linear``, in an ``nn.Sequential`` with ``nn.ReLU`` if there is one."""
         modules: list[nn.Module] = []
         for k in range(self.num_modules):
-            linear = nn.Linear(
+            # Without initial values, whose draws would advance the random generator.
+            linear = nn.utils.skip_init(
+                nn.Linear,
                 self.in_features,
                 self.out_features,
                 bias=self.bias is not None,
                 device=self.weight.device,
                 dtype=self.weight.dtype,
             )
+            linear.requires_grad_(self.weight.requires_grad)
             with torch.no_grad():
                 linear.weight.copy_(self.weight[k])
                 if self.bias is not None:

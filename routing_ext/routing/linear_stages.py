@@ -35,7 +35,14 @@ class _Kind(enum.Enum):
 
 
 _PLAIN = (nn.Parameter, Tensor)
-_kinds: dict[type, _Kind] = {nn.Linear: _Kind.LINEAR, nn.ReLU: _Kind.RELU, nn.Sequential: _Kind.SEQUENTIAL, MLP: _Kind.MLP}
+# By class, with the forward that was looked at: a class may get another.
+_kinds: dict[type, tuple[Any, _Kind]] = {
+    nn.Linear: (nn.Linear.forward, _Kind.LINEAR),
+    nn.ReLU: (nn.ReLU.forward, _Kind.RELU),
+    nn.Sequential: (nn.Sequential.forward, _Kind.SEQUENTIAL),
+    MLP: (MLP.forward, _Kind.MLP),
+}
+_linear_forward = nn.Linear.forward
 
 
 def linear_stages(modules: Iterable[nn.Module]) -> list[Stage] | None:
@@ -45,7 +52,7 @@ def linear_stages(modules: Iterable[nn.Module]) -> list[Stage] | None:
     :class:`~torch.nn.Sequential` of these and :class:`~torch.nn.ReLU`. A hook or a parametrisation anywhere, or a ``forward``
     set on an instance, makes a module something else.
     """
-    if _has_any_global_hook():
+    if _has_any_global_hook() or nn.Linear.forward is not _linear_forward:
         return None
     chains = []
     for module in modules:
@@ -65,6 +72,8 @@ def linear_stages(modules: Iterable[nn.Module]) -> list[Stage] | None:
         # A tensor subclass, as of quantised weights, brings a linear() of its own.
         if len(relus) > 1 or 0 < without_bias < len(biases) or any(w.shape != shape or type(w) not in _PLAIN for w in weights):
             return None
+        if not without_bias and any(b.shape != shape[:1] or type(b) not in _PLAIN for b in biases):
+            return None
         stages.append(Stage(weights, None if without_bias else biases, links[0][1]))
     return stages
 
@@ -80,7 +89,10 @@ def _chain(module: nn.Module) -> list[tuple[dict[str, Any], bool]] | None:
         or "forward" in own
     ):
         return None
-    kind = _kinds.get(module.__class__) or _recognise(module)
+    cls = module.__class__
+    forward, kind = _kinds.get(cls) or _recognise(module)
+    if forward is not cls.forward:
+        _, kind = _recognise(module)
     if kind is _Kind.LINEAR or kind is _Kind.LINEAR_RELU:
         parameters = own["_parameters"]
         if parameters.get("weight") is None or "bias" not in parameters:
@@ -90,17 +102,9 @@ def _chain(module: nn.Module) -> list[tuple[dict[str, Any], bool]] | None:
         return []
     if kind is _Kind.OTHER:
         return None
-    links: list[tuple[dict[str, Any], bool]] = []
     if kind is _Kind.MLP:
-        layers = own["_modules"]["_layers"]
-        if own["_nonlin"] is not F.relu:
-            return None
-        for layer in layers:
-            inner = _chain(layer)
-            if inner is None or len(inner) != 1 or inner[0][1]:
-                return None
-            links.append((inner[0][0], len(links) < len(layers) - 1))
-        return links
+        return _chain_of_mlp(own)
+    links: list[tuple[dict[str, Any], bool]] = []
     for child in own["_modules"].values():
         inner = _chain(child)
         if inner is None:
@@ -114,11 +118,24 @@ def _chain(module: nn.Module) -> list[tuple[dict[str, Any], bool]] | None:
     return links or None
 
 
-def _recognise(module: nn.Module) -> _Kind:
+def _chain_of_mlp(own: dict[str, Any]) -> list[tuple[dict[str, Any], bool]] | None:
+    if own["_nonlin"] is not F.relu:
+        return None
+    links: list[tuple[dict[str, Any], bool]] = []
+    layers = own["_modules"]["_layers"]
+    for layer in layers:
+        inner = _chain(layer)
+        if inner is None or len(inner) != 1 or inner[0][1]:
+            return None
+        links.append((inner[0][0], len(links) < len(layers) - 1))
+    return links
+
+
+def _recognise(module: nn.Module) -> tuple[Any, _Kind]:
     cls = module.__class__
     kind = _kind_of_subclass(module) if isinstance(module, nn.Linear) else _Kind.OTHER
-    _kinds[cls] = kind
-    return kind
+    _kinds[cls] = cls.forward, kind
+    return _kinds[cls]
 
 
 # All that a forward which only adds a ReLU may name, and what of it may be a global.

@@ -12,6 +12,15 @@ from ..ops import dispatch_plan
 from .apply_modules import apply_modules
 from .linear_stages import linear_stages
 
+_InputKind = tuple[torch.Size, torch.dtype, torch.dtype | None]
+
+
+def _kind_of_input(xs: Tensor) -> _InputKind:
+    """What the shape and dtype of an output depend on."""
+    device = xs.device.type
+    autocast = torch.get_autocast_dtype(device) if not xs.is_meta and torch.is_autocast_enabled(device) else None
+    return xs.shape[1:], xs.dtype, autocast
+
 
 class Selection(nn.Module):
     """Applies to each sample the module that its action names; a drop-in for ``PytorchRouting.CoreLayers.Selection``.
@@ -33,6 +42,8 @@ class Selection(nn.Module):
 
     def __init__(self, *modules: nn.Module, name: str = "", store_module_pointers: bool = False) -> None:
         super().__init__()
+        if not modules:
+            raise ValueError("Selection: modules must be at least one, got none")
         self.name = name
         self._submodules = nn.ModuleList(modules)
         self._store_module_pointers = store_module_pointers
@@ -40,7 +51,9 @@ class Selection(nn.Module):
         self._selection_log: list[Tensor] = []
         self.last_selection_freeze = []
         linear_stages(modules)  # learns about their classes now: torch.compile cannot trace that
-        self._last_output: tuple[torch.Size, torch.Size, torch.dtype] | None = None  # shape of the input; of the output, dtype
+        self._last_output: tuple[_InputKind, torch.Size, torch.dtype] | None = (
+            None  # shape and dtype of the output for an input
+        )
 
     def extra_repr(self) -> str:
         return f"name={self.name!r}" if self.name else ""
@@ -81,21 +94,26 @@ class Selection(nn.Module):
         if ys is None:
             shape, dtype = self._output_of(xs, modules[0])
             ys = torch.zeros((batch, *shape), dtype=dtype, device=xs.device)
-        self._last_output = xs.shape[1:], ys.shape[1:], ys.dtype
+        elif not torch.compiler.is_compiling():
+            self._last_output = _kind_of_input(xs), ys.shape[1:], ys.dtype
         if self._logging_selections:
             self._selection_log.append(chosen.detach().clone())
         if self._store_module_pointers:
             for mx, a in zip(mxs, chosen.tolist(), strict=True):
-                mx.append("selected_modules", modules[a])
+                if 0 <= a < len(modules):  # any other is an inactive sample's
+                    mx.append("selected_modules", modules[a])
         return ys, mxs, actions
 
     def _output_of(self, xs: Tensor, module: nn.Module) -> tuple[torch.Size, torch.dtype]:
-        """Shape and dtype for a batch without active samples, found without touching the module or the random numbers."""
-        if self._last_output is None or self._last_output[0] != xs.shape[1:]:
-            twin = copy.deepcopy(module).to("meta").eval()
-            with torch.no_grad():
-                ys: Tensor = twin(torch.empty((1, *xs.shape[1:]), dtype=xs.dtype, device="meta"))
-            return ys.shape[1:], ys.dtype
+        """Of a batch without active samples. Asks a copy of the module, so that its state and the random numbers stay."""
+        if self._last_output is None or self._last_output[0] != _kind_of_input(xs):
+            twin = copy.deepcopy(module).eval()
+            for part in twin.modules():
+                part._forward_hooks.clear()
+                part._forward_pre_hooks.clear()
+            with torch.no_grad(), torch.random.fork_rng():
+                ys: Tensor = twin(torch.zeros((1, *xs.shape[1:]), dtype=xs.dtype, device=xs.device))
+            self._last_output = _kind_of_input(xs), ys.shape[1:], ys.dtype
         return self._last_output[1:]
 
     def start_logging_selections(self) -> None:

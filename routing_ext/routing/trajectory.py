@@ -76,6 +76,7 @@ class Step:
         self._padded: Tensor | None = None
 
     def is_active(self, i: int) -> bool:
+        """Whether sample i made a decision here."""
         if self.mask is None:
             return True
         if self._active is None:
@@ -89,6 +90,7 @@ class Step:
         return self._padded
 
     def of_sample(self, i: int) -> dict[str, Any]:
+        """The step as sample i's :class:`SampleMetaInformation` has it."""
         return {
             "actions": self.actions[i],
             "is_exploratory": self.is_exploratory[i].to(torch.uint8),
@@ -189,9 +191,11 @@ class Trajectory(Sequence[SampleView]):
         return any(view.is_edited() for view in self._views.values())
 
     def task_of(self, i: int) -> Any:
+        """Of sample i, or None."""
         return None if self.tasks is None else self.tasks[i]
 
     def set_task(self, i: int, task: Any) -> None:
+        """Gives sample i another task."""
         tasks = [None] * self.batch_size if self.tasks is None else list(self.tasks)
         tasks[i] = task
         self.tasks = tasks

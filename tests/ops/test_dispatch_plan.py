@@ -48,7 +48,7 @@ def test_is_the_stable_sort(counts: list[int], inactive: int, device: str) -> No
     plan = check(actions, len(counts), mask)
     assert plan.num_modules == len(counts)
     assert plan.host_offsets() == plan.offsets.tolist()
-    assert plan.selected() == [k for k, n in enumerate(counts) if n > 0]
+    assert plan.selected() == tuple(k for k, n in enumerate(counts) if n > 0)
     order, offsets = plan
     assert order is plan.order
     assert_identical(offsets, plan.offsets)

@@ -642,3 +642,37 @@ def test_golden(path: pathlib.Path, device: str) -> None:
 
 def test_there_are_golden_cases() -> None:
     assert len(list(GOLDEN.glob("*.npz"))) == 5
+
+
+def test_no_module() -> None:
+    with pytest.raises(ValueError, match="Selection: modules must be at least one"):
+        Selection()
+
+
+def test_hooks_do_not_run_without_active_samples() -> None:
+    modules = [nn.Sequential(nn.Linear(3, 4), nn.Tanh()) for _ in range(2)]
+    modules[0].register_forward_hook(lambda *_: pytest.fail("the hook ran"))
+    ys, _, _ = Selection(*modules)(torch.ones(2, 3), [None] * 2, torch.tensor([0, 1]), torch.tensor([False, False]))
+    assert ys.shape == (2, 4)
+
+
+def test_dtype_without_active_samples_follows_the_modules() -> None:
+    selection = Selection(*[nn.Sequential(nn.Linear(3, 4), nn.Tanh()) for _ in range(2)])
+    actions, none = torch.tensor([0, 1]), torch.tensor([False, False])
+    selection(torch.ones(2, 3), [None] * 2, actions)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert selection(torch.ones(2, 3), [None] * 2, actions, none)[0].dtype == torch.bfloat16
+    assert selection(torch.ones(2, 3), [None] * 2, actions, none)[0].dtype == torch.float32
+    selection.double()
+    assert selection(torch.ones(2, 3).double(), [None] * 2, actions, none)[0].dtype == torch.float64
+
+
+def test_patched_class_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Layer(nn.Linear):
+        pass
+
+    selection = Selection(Layer(3, 4), Layer(3, 4))
+    args = torch.ones(2, 3), [None] * 2, torch.tensor([0, 1])
+    before = selection(*args)[0]
+    monkeypatch.setattr(Layer, "forward", lambda self, x: nn.functional.linear(x, self.weight, self.bias) + 50)
+    torch.testing.assert_close(selection(*args)[0], before + 50)

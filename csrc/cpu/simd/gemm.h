@@ -31,9 +31,7 @@ struct RowPointers {
   template <int tile_rows>
   struct Tile {
     const C* row[tile_rows];
-    explicit Tile(const RowPointers& a) {
-      UNROLL for (int m = 0; m < tile_rows; ++m) row[m] = a.rows[m];
-    }
+    explicit Tile(const RowPointers& a) { UNROLL for (int m = 0; m < tile_rows; ++m) row[m] = a.rows[m]; }
     C operator()(int m, int64_t k) const { return row[m][k]; }
   };
 };
@@ -120,7 +118,7 @@ inline int64_t next_tile_rows(int64_t left) {
   return (left + 1) / 2;
 }
 
-// ---- packing -----------------------------------------------------------------------------------------------------------------
+// ---- packing ---------------------------------------------------------------------------------------------------------------
 
 // panel[k][c] = matrix[k][c] for c < columns, zero up to the padded width.
 template <class S, class C>

@@ -11,6 +11,9 @@ constexpr int64_t kDepthBlock = 256;
 // Of a matrix that is read along its rows: shorter, so that a block has long rows.
 constexpr int64_t kStraightDepthBlock = 128;
 constexpr int64_t kLineBytes = 64;
+constexpr int64_t kBiasRows = 16;  // summed before they are added to what is there: sums of sums round less
+// Most partial sums of low precision's weight gradients, which a thread keeps as float.
+constexpr int64_t kPartialElements = 1 << 20;
 
 template <class S>
 using ComputeOf = typename Compute<S>::type;
@@ -86,7 +89,8 @@ void rows_times_matrix(RowBlock<S> a, const S* matrix, int64_t stride, const S* 
   C* const packed = scratch + copy_size;
   alignas(64) C sums[kTileRows * kTileColumns<C>];
 
-  for (int64_t k0 = 0; k0 == 0 || k0 < a.columns; k0 += depth_block) {
+  int64_t k0 = 0;
+  do {  // once where there are no columns, too: the bias remains
     const int64_t depth = least(depth_block, a.columns - k0);
     const bool first = k0 == 0, last = k0 + depth == a.columns;
     for (int64_t c0 = cols.begin; c0 < cols.end; c0 += block_cols) {
@@ -124,10 +128,11 @@ void rows_times_matrix(RowBlock<S> a, const S* matrix, int64_t stride, const S* 
         }
       }
     }
-  }
+    k0 += depth_block;
+  } while (k0 < a.columns);
 }
 
-// ---- forward -----------------------------------------------------------------------------------------------------------------
+// ---- forward ---------------------------------------------------------------------------------------------------------------
 
 // A tile of dot products along d, whose sums over the lanes are formed together.
 template <class C>
@@ -165,15 +170,15 @@ inline void dot_tile(const GroupedForward<S>& p, const S* weight, Vec<ComputeOf<
       UNROLL for (int m = 0; m < rows; ++m) sums[m * outs + j] += row[m] * column;
     }
   }
-  Vec<C> y = sum_each<C>(sums) + bias;  // [rows][outs], and more
+  Vec<C> y = sum_each<C>(sums) + bias;   // [rows][outs], and more
   if (p.relu) y = y < 0 ? Vec<C>{} : y;  // NaN stays
   S results[lanes];
   store(results, y);
   UNROLL for (int m = 0; m < rows; ++m) __builtin_memcpy(p.y + at[m] * p.o + o, results + m * outs, sizeof(S) * outs);
 }
 template <class S, int outs, bool prefetch>
-inline void dot_tile_of_rows(int64_t rows, const GroupedForward<S>& p, const S* weight, Vec<ComputeOf<S>> bias, const int64_t* at,
-                             int64_t o) {
+inline void dot_tile_of_rows(int64_t rows, const GroupedForward<S>& p, const S* weight, Vec<ComputeOf<S>> bias,
+                             const int64_t* at, int64_t o) {
   constexpr int most = kDotRows<ComputeOf<S>>;
   if constexpr (most >= 4) {
     if (rows == 4) return dot_tile<S, 4, outs, prefetch>(p, weight, bias, at, o);
@@ -210,19 +215,20 @@ void dot_forward(const GroupedForward<S>& p, const S* weight, const S* bias, Spa
   for (; o < cols.end; ++o) dot_columns<S, 1>(p, weight, bias, rows, o, false);
 }
 
-// Dot products read the weight as it lies, at the price of sums over lanes for each row; the alternative turns it first, once for
-// all rows. Which is cheaper depends on the rows and on the length of the dot products (measured).
+// Dot products read the weight as it lies, at the price of sums over lanes for each row; the alternative turns it first, once
+// for all rows. Which is cheaper depends on the rows and on the length of the dot products (measured).
 constexpr int64_t kDotCost = 3;
 constexpr int64_t kConvertingDotRows = 5;  // low precision converts the weight again for each few rows
 template <class S>
 void forward(const GroupedForward<S>& p, const S* weight, const S* bias, Span rows, Span cols) {
   const bool converts = sizeof(S) != sizeof(ComputeOf<S>);
-  if (converts ? rows.size() < kConvertingDotRows : rows.size() * kDotCost < p.d) return dot_forward(p, weight, bias, rows, cols);
+  if (converts ? rows.size() < kConvertingDotRows : rows.size() * kDotCost < p.d)
+    return dot_forward(p, weight, bias, rows, cols);
   rows_times_matrix<S, true>(RowBlock<S>{p.x, nullptr, p.order, p.d, nullptr, {}}, weight, p.d, bias, p.relu, p.y, p.o, rows,
                              cols);
 }
 
-// ---- backward ----------------------------------------------------------------------------------------------------------------
+// ---- backward --------------------------------------------------------------------------------------------------------------
 
 template <class S>
 void grad_x(const GroupedBackward<S>& p, const S* weight, Span rows, Span cols) {
@@ -230,28 +236,30 @@ void grad_x(const GroupedBackward<S>& p, const S* weight, Span rows, Span cols) 
                               rows, cols);
 }
 
-// panel[l][j] = grad[order[first + l]][out + j] where y is positive, j < width <= kPanelRows. bias_sums [kPanelRows] += the sums over l.
+// panel[l][j] = grad[order[first + l]][out + j], zero where y is not positive, for j < width <= kPanelRows.
+// bias_sums [kPanelRows] += the sums over l.
 template <class S>
 void pack_grad(const GroupedBackward<S>& p, int64_t first, int64_t depth, int64_t out, int64_t width, ComputeOf<S>* panel,
                ComputeOf<S>* bias_sums) {
   using C = ComputeOf<S>;
   constexpr int lanes = kLanes<C>, most = kPanelRows / lanes;
   static_assert(kPanelRows % lanes == 0);
-  Vec<C> sums[most];
-  UNROLL for (int v = 0; v < most; ++v) sums[v] = load(bias_sums + v * lanes);
-  for (int64_t l = 0; l < depth; ++l) {
-    const int64_t at = p.order[first + l] * p.o + out;
-    C* const row = panel + l * kPanelRows;
-    UNROLL for (int v = 0; v < most; ++v) {
-      const int64_t left = width - v * lanes, from = at + v * lanes;
-      if (left <= 0) break;
-      Vec<C> g = left < lanes ? load_partial(p.grad + from, left) : load(p.grad + from);
-      if (p.y) g = (left < lanes ? load_partial(p.y + from, left) : load(p.y + from)) <= 0 ? Vec<C>{} : g;
-      store(row + v * lanes, g);
-      sums[v] += g;
+  for (int64_t l0 = 0; l0 < depth; l0 += kBiasRows) {
+    Vec<C> sums[most] = {};
+    for (int64_t l = l0; l < least(l0 + kBiasRows, depth); ++l) {
+      const int64_t at = p.order[first + l] * p.o + out;
+      C* const row = panel + l * kPanelRows;
+      UNROLL for (int v = 0; v < most; ++v) {
+        const int64_t left = width - v * lanes, from = at + v * lanes;
+        if (left <= 0) break;
+        Vec<C> g = left < lanes ? load_partial(p.grad + from, left) : load(p.grad + from);
+        if (p.y) g = (left < lanes ? load_partial(p.y + from, left) : load(p.y + from)) <= 0 ? Vec<C>{} : g;
+        store(row + v * lanes, g);
+        sums[v] += g;
+      }
     }
+    UNROLL for (int v = 0; v < most; ++v) store(bias_sums + v * lanes, load(bias_sums + v * lanes) + sums[v]);
   }
-  UNROLL for (int v = 0; v < most; ++v) store(bias_sums + v * lanes, sums[v]);
 }
 
 // A block [height, width] that a tile will write: its lines arrive while the tile is computed.
@@ -268,12 +276,17 @@ void grad_weight(const GroupedBackward<S>& p, S* grad_weight, S* grad_bias, Span
   const int64_t panels = (outs.size() + kPanelRows - 1) / kPanelRows;
   const int64_t block = least(kDepthBlock, rows.size());
   const int64_t in_width = padded<C>(ins.size());
+  constexpr bool converted = sizeof(S) != sizeof(C);
   // Sums go on from block to block in C, so low precision needs a place of its own.
   const bool several = rows.size() > block;
+  if (several && converted && outs.size() > kTileRows && outs.size() * in_width > kPartialElements) {
+    const int64_t middle = outs.begin + (outs.size() / 2 + kTileRows - 1) / kTileRows * kTileRows;
+    ::routing_ext::cpu::grad_weight<S>(p, grad_weight, grad_bias, rows, {outs.begin, middle}, ins);
+    return ::routing_ext::cpu::grad_weight<S>(p, grad_weight, grad_bias, rows, {middle, outs.end}, ins);
+  }
   const int64_t grad_size = panels * block * kPanelRows, bias_size = panels * kPanelRows;
-  const int64_t partial_size = several && sizeof(S) != sizeof(C) ? outs.size() * in_width : 0;
-  C* const grads =
-      static_cast<C*>(thread_scratch(sizeof(C) * (grad_size + bias_size + block * in_width + partial_size)));
+  const int64_t partial_size = several && converted ? outs.size() * in_width : 0;
+  C* const grads = static_cast<C*>(thread_scratch(sizeof(C) * (grad_size + bias_size + block * in_width + partial_size)));
   C* const bias_sums = grads + grad_size;
   C* const inputs = bias_sums + bias_size;  // panels [block][kTileColumns]
   C* const partial = inputs + block * in_width;
@@ -301,7 +314,7 @@ void grad_weight(const GroupedBackward<S>& p, S* grad_weight, S* grad_bias, Span
           const C* const sum = sums + m * kTileColumns<C>;
           C* const kept = partial + (o + m) * in_width + c;
           S* const row = result + m * p.d;
-          if constexpr (sizeof(S) == sizeof(C)) {
+          if constexpr (!converted) {
             finish_row(sum, first ? nullptr : row, static_cast<const S*>(nullptr), false, width, row);
           } else if (several) {
             finish_row(sum, first ? nullptr : kept, static_cast<const C*>(nullptr), false, width, kept);

@@ -38,7 +38,7 @@ inline Vec<C> broadcast(C x) {
   return Vec<C>{} + x;
 }
 
-// ---- loads and stores that convert between a storage type and the type computed in --------------------------------------------
+// ---- loads and stores that convert between a storage type and the type computed in -----------------------------------------
 
 using Vec16 = VecOf<uint16_t, kLanes<float>>::type;
 using Vec16Unaligned = VecOf<uint16_t, kLanes<float>>::unaligned;
@@ -114,7 +114,7 @@ inline void store_partial(S* p, Vec<typename Compute<S>::type> v, int64_t count)
   for (int64_t i = 0; i < count && i < most; ++i) p[i] = lanes[i];
 }
 
-// ---- across lanes ------------------------------------------------------------------------------------------------------------
+// ---- across lanes ----------------------------------------------------------------------------------------------------------
 
 template <int... i>
 struct Indices {};
@@ -169,7 +169,8 @@ inline Vec<C> sum_each(Vec<C> (&v)[count]) {
   int left = count;
   UNROLL for (int width = lanes; width > 1; width /= 2) {
     const int next = left > 1 ? left / 2 : 1;
-    UNROLL for (int i = 0; i < next; ++i) v[i] = add_neighbours<C>(v[left > 1 ? 2 * i : i], v[left > 1 ? 2 * i + 1 : i], All{});
+    UNROLL for (int i = 0; i < next; ++i) v[i] =
+        add_neighbours<C>(v[left > 1 ? 2 * i : i], v[left > 1 ? 2 * i + 1 : i], All{});
     left = next;
   }
   return v[0];

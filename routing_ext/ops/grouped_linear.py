@@ -159,7 +159,7 @@ def grouped_linear_backward(
     in_features: int,
     output_mask: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Sequence[Tensor], Sequence[Tensor]]:
-    """The gradients of :func:`grouped_linear`; with ``create_graph=True`` differentiable in ``grad``, ``x`` and the weights."""
+    """The gradients of :func:`grouped_linear`; with ``create_graph=True`` differentiable in ``grad``, ``x`` and weights."""
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (grad, x, *weights)):
         grad_x, *rest = GroupedLinearBackwardFunction.apply(  # type: ignore[no-untyped-call]
             grad, y, x, plan, modules, in_features, output_mask, *weights

@@ -641,7 +641,7 @@ def test_golden(path: pathlib.Path, device: str) -> None:
 
 
 def test_there_are_golden_cases() -> None:
-    assert len(list(GOLDEN.glob("*.npz"))) == 5
+    assert len(list(GOLDEN.glob("*.npz"))) == 74
 
 
 def test_no_module() -> None:

@@ -45,10 +45,7 @@ class WPL(ActorCritic):
         probs = preferences / preferences.sum(1, keepdim=True)
         eps = torch.finfo(probs.dtype).eps
         logits = probs.clamp(eps, 1 - eps).log()
-        if agents.replayed is not None:
-            actions = agents.replayed
-        else:
-            actions = agents.draws.categorical(probs.detach()) if self.training else logits.max(1)[1]
+        actions = self._sample(agents, logits, probs)
         state = torch.stack((logits, agents.evaluate(self._qvalue_mem)), 2)
         return Choice(agents.ys, actions, self._eval_stochastic_are_exp(actions, state), state)
 
@@ -61,13 +58,6 @@ class WPL(ActorCritic):
 
 class AAC(ValueDecision):
     """Advantage actor-critic. The critic has one value a sample; its loss is the mean over all decisions of the layer."""
-
-    def _decide(self, agents: Agents) -> Choice:
-        logits = normalised(agents.evaluate(self._policy))
-        values = agents.evaluate(self._value_mem).expand_as(logits)
-        actions = self._sample(agents, logits)
-        state = torch.stack((logits, values), 2)
-        return Choice(agents.ys, actions, self._eval_stochastic_are_exp(actions, state), state)
 
     def _losses(self, made: Experience) -> Tensor:
         advantage = made.cum_return - made.state[:, 0, 1]

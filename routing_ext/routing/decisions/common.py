@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..decision import Agents, Decision
+from ..decision import Agents, Choice, Decision
 
 
 def taken(values: Tensor, action: Tensor) -> Tensor:
@@ -22,11 +22,13 @@ def squared(difference: Tensor) -> Tensor:
 class PolicyDecision(Decision):
     """Samples from a categorical distribution; in evaluation, takes its mode."""
 
-    def _sample(self, agents: Agents, logits: Tensor) -> Tensor:
-        """``actions [B]``. `logits` are normalised."""
+    def _sample(self, agents: Agents, logits: Tensor, probs: Tensor | None = None) -> Tensor:
+        """``actions [B]``. `logits` are normalised; `probs`: where they are not the softmax of these."""
         if agents.replayed is not None:
             return agents.replayed
-        return agents.draws.categorical(logits.detach().softmax(1)) if self.training else logits.max(1)[1]
+        if not self.training:
+            return logits.max(1)[1]
+        return agents.draws.categorical(logits.detach().softmax(1) if probs is None else probs.detach())
 
     def _explored(self, agents: Agents, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``(actions, probs [B, K], sampling probs [B, K])`` where a sample follows the policy with probability `exploration`.
@@ -55,6 +57,13 @@ class ValueDecision(PolicyDecision):
         super().__init__(*args, **kwargs)
         width = self._num_selections if self._values_per_action else 1
         self._value_mem = self._construct_policy_storage(width, self._pol_type, value_net, self._pol_hidden_dims)
+
+    def _decide(self, agents: Agents) -> Choice:
+        logits = normalised(agents.evaluate(self._policy))
+        values = agents.evaluate(self._value_mem).expand_as(logits)
+        actions = self._sample(agents, logits)
+        state = torch.stack((logits, values), 2)
+        return Choice(agents.ys, actions, self._eval_stochastic_are_exp(actions, state), state)
 
 
 def normalised(logits: Tensor) -> Tensor:

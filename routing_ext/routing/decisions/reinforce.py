@@ -61,13 +61,6 @@ class REINFORCEBl1(ValueDecision):
 
     _values_per_action = True
 
-    def _decide(self, agents: Agents) -> Choice:
-        logits = normalised(agents.evaluate(self._policy))
-        values = agents.evaluate(self._value_mem).expand_as(logits)
-        actions = self._sample(agents, logits)
-        state = torch.stack((logits, values), 2)
-        return Choice(agents.ys, actions, self._eval_stochastic_are_exp(actions, state), state)
-
     def _weighted_return(self, state: Tensor, action: Tensor, cum_return: Tensor) -> Tensor:
         return cum_return
 

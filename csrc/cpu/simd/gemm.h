@@ -22,7 +22,6 @@ template <class C>
 inline int64_t padded(int64_t columns) {
   return (columns + kLanes<C> - 1) / kLanes<C> * kLanes<C>;
 }
-inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // A as rows anywhere in memory.
 template <class C>

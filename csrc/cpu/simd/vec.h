@@ -5,6 +5,9 @@
 // an anonymous namespace around all.
 #pragma once
 #include <stdint.h>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 #include "../grouped_linear_kernels.h"
 
@@ -32,6 +35,8 @@ struct VecOf {
 };
 template <class C>
 using Vec = typename VecOf<C>::type;
+
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 template <class C>
 inline Vec<C> broadcast(C x) {
@@ -113,6 +118,21 @@ inline void store_partial(S* p, Vec<typename Compute<S>::type> v, int64_t count)
   store(lanes, v);
   for (int64_t i = 0; i < count && i < most; ++i) p[i] = lanes[i];
 }
+#if defined(__AVX512F__)
+inline uint32_t first_lanes(int64_t count) { return count < 32 ? (1u << count) - 1 : ~0u; }
+inline Vec<float> load_partial(const float* p, int64_t count) {
+  return reinterpret_cast<Vec<float>>(_mm512_maskz_loadu_ps(static_cast<__mmask16>(first_lanes(count)), p));
+}
+inline Vec<double> load_partial(const double* p, int64_t count) {
+  return reinterpret_cast<Vec<double>>(_mm512_maskz_loadu_pd(static_cast<__mmask8>(first_lanes(count)), p));
+}
+inline void store_partial(float* p, Vec<float> v, int64_t count) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>(first_lanes(count)), reinterpret_cast<__m512>(v));
+}
+inline void store_partial(double* p, Vec<double> v, int64_t count) {
+  _mm512_mask_storeu_pd(p, static_cast<__mmask8>(first_lanes(count)), reinterpret_cast<__m512d>(v));
+}
+#endif
 
 // ---- across lanes ----------------------------------------------------------------------------------------------------------
 

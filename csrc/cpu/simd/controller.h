@@ -1,0 +1,76 @@
+// The elementwise part of an LSTM cell and of the output layer.
+#pragma once
+#include "memory/functions.h"
+
+namespace routing_ext::cpu {
+namespace {
+
+// How to load and store at a place in a row: whole vectors, and what is left at its end.
+template <class C>
+struct WholeVector {
+  ALWAYS_INLINE Vec<C> load(const C* p) const { return ::routing_ext::cpu::load(p); }
+  ALWAYS_INLINE void store(C* p, Vec<C> x) const { ::routing_ext::cpu::store(p, x); }
+};
+template <class C>
+struct PartOfVector {
+  int64_t count;
+  ALWAYS_INLINE Vec<C> load(const C* p) const { return load_partial(p, count); }
+  ALWAYS_INLINE void store(C* p, Vec<C> x) const { store_partial(p, x, count); }
+};
+// f(i, at) for each vector of a row.
+template <class C, class F>
+ALWAYS_INLINE inline void for_each_vector(int64_t count, const F& f) {
+  int64_t i = 0;
+  for (; i + kLanes<C> <= count; i += kLanes<C>) f(i, WholeVector<C>{});
+  if (i < count) f(i, PartOfVector<C>{count - i});
+}
+
+// Zero where clipping stops the gradient.
+template <class C>
+inline Vec<C> where_unclipped(Vec<C> x, C clip, Vec<C> grad) {
+  return (x >= -clip) & (x <= clip) ? grad : Vec<C>{};
+}
+
+// gates [4H]: i, f, g, o before their activations, and behind them afterwards.
+template <class C>
+inline void lstm_forward(int64_t hidden, C clip, const C* cell_before, C* gates, C* cell, C* tanh_cell, C* h) {
+  for_each_vector<C>(hidden, [&](int64_t j, auto at) {
+    const Vec<C> i = sigmoid<C>(at.load(gates + j)), f = sigmoid<C>(at.load(gates + hidden + j));
+    const Vec<C> g = tangent<C>(at.load(gates + 2 * hidden + j)), o = sigmoid<C>(at.load(gates + 3 * hidden + j));
+    const Vec<C> c = f * at.load(cell_before + j) + i * g, t = tangent<C>(c);
+    at.store(gates + j, i), at.store(gates + hidden + j, f);
+    at.store(gates + 2 * hidden + j, g), at.store(gates + 3 * hidden + j, o);
+    at.store(cell + j, c), at.store(tanh_cell + j, t);
+    at.store(h + j, clamped<C>(o * t, -clip, clip));
+  });
+}
+
+// grad_cell [H]: of the cell; becomes that of the cell before. grad_gates [4H]: before their activations.
+template <class C>
+inline void lstm_backward(int64_t hidden, C clip, const C* cell_before, const C* gates, const C* tanh_cell, const C* grad_h,
+                          C* grad_cell, C* grad_gates) {
+  for_each_vector<C>(hidden, [&](int64_t j, auto at) {
+    const Vec<C> i = at.load(gates + j), f = at.load(gates + hidden + j);
+    const Vec<C> g = at.load(gates + 2 * hidden + j), o = at.load(gates + 3 * hidden + j), t = at.load(tanh_cell + j);
+    const Vec<C> of_h = where_unclipped<C>(o * t, clip, at.load(grad_h + j));
+    const Vec<C> of_cell = at.load(grad_cell + j) + of_h * o * (C(1) - t * t);
+    at.store(grad_gates + j, of_cell * g * i * (C(1) - i));
+    at.store(grad_gates + hidden + j, of_cell * at.load(cell_before + j) * f * (C(1) - f));
+    at.store(grad_gates + 2 * hidden + j, of_cell * i * (C(1) - g * g));
+    at.store(grad_gates + 3 * hidden + j, of_h * t * o * (C(1) - o));
+    at.store(grad_cell + j, of_cell * f);
+  });
+}
+
+// y = sigmoid(clip(x)), and its slope in place of x.
+template <class C>
+inline void output_forward(int64_t count, C clip, C* x, C* y) {
+  for_each_vector<C>(count, [&](int64_t j, auto at) {
+    const Vec<C> v = at.load(x + j), s = sigmoid<C>(clamped<C>(v, -clip, clip));
+    at.store(y + j, s);
+    at.store(x + j, where_unclipped<C>(v, clip, s * (C(1) - s)));
+  });
+}
+
+}  // namespace
+}  // namespace routing_ext::cpu

@@ -1,0 +1,153 @@
+// Usage of the locations, and allocation of the least used ones (Graves et al., 2016).
+#pragma once
+#include "content.h"
+
+namespace routing_ext::cpu {
+namespace {
+
+// ---- usage -----------------------------------------------------------------------------------------------------------------
+//
+//   written = u + (1 - u) (1 - prod_v (1 - w_v)),  freed = written prod_r (1 - f_r r_r)
+
+template <class C>
+struct UsageWeights {
+  int64_t writes, reads, n;
+  const C *write_weights, *read_weights;  // [V,n], [R,n] of the step before
+  const C* free_gates;                    // [R]
+
+  Vec<C> not_written(int64_t i, int64_t except = -1) const {
+    Vec<C> kept = broadcast(C(1));
+    for (int64_t v = 0; v < writes; ++v) kept = v == except ? kept : kept * (C(1) - load(write_weights + v * n + i));
+    return kept;
+  }
+  Vec<C> not_freed(int64_t i, int64_t except = -1) const {
+    Vec<C> kept = broadcast(C(1));
+    for (int64_t r = 0; r < reads; ++r)
+      kept = r == except ? kept : kept * (C(1) - free_gates[r] * load(read_weights + r * n + i));
+    return kept;
+  }
+  Vec<C> written(Vec<C> usage, int64_t i) const { return usage + (C(1) - usage) * (C(1) - not_written(i)); }
+};
+
+template <class C>
+inline void update_usage(const UsageWeights<C>& weights, const C* usage, C* freed) {
+  for (int64_t i = 0; i < weights.n; i += kLanes<C>)
+    store(freed + i, weights.written(load(usage + i), i) * weights.not_freed(i));
+}
+
+// grad [n]: of `freed`, becomes that of usage. grad_write [V,n] and grad_read [R,n] are added to; the former may be nullptr.
+// grad_free [R] is set.
+template <class C>
+inline void update_usage_backward(const UsageWeights<C>& weights, const C* usage, C* grad, C* grad_write, C* grad_read,
+                                  C* grad_free) {
+  const int64_t n = weights.n;
+  for (int64_t r = 0; r < weights.reads; ++r) {
+    Vec<C> free_gate = {};
+    for (int64_t i = 0; i < n; i += kLanes<C>) {
+      const Vec<C> others = load(grad + i) * weights.written(load(usage + i), i) * weights.not_freed(i, r);
+      C* const at = grad_read + r * n + i;
+      store(at, load(at) - others * weights.free_gates[r]);
+      free_gate -= others * load(weights.read_weights + r * n + i);
+    }
+    grad_free[r] = sum<C>(free_gate);
+  }
+  for (int64_t i = 0; i < n; i += kLanes<C>) {
+    const Vec<C> of_written = load(grad + i) * weights.not_freed(i), free_part = of_written * (C(1) - load(usage + i));
+    for (int64_t v = 0; grad_write && v < weights.writes; ++v) {
+      C* const at = grad_write + v * n + i;
+      store(at, load(at) + free_part * weights.not_written(i, v));
+    }
+    store(grad + i, of_written * weights.not_written(i));
+  }
+}
+
+// ---- allocation ------------------------------------------------------------------------------------------------------------
+//
+//   allocation_i = (1 - s_i) prod_{j before i} s_j,  s = eps + (1 - eps) usage
+//
+// j comes before i if s_j < s_i, or if they are equal and j < i. Nothing is sorted: the comparisons are one pass over all pairs,
+// and without branches that is the faster way up to some thousand locations.
+
+template <class C>
+inline Vec<C> above_zero(Vec<C> usage) {
+  return C(kEpsilon) + (C(1) - C(kEpsilon)) * usage;
+}
+
+// f(vectors, i, j, is_before) for each block of `vectors` vectors at i and each location j; is_before(v): whether j comes before
+// the lanes of the block's vector v.
+template <class C, bool reversed, class F, class Begin, class End>
+inline void for_each_pair(int64_t locations, int64_t n, const C* s, const Begin& begin, const F& f, const End& end) {
+  for_each_block<C, 4>(n, [&](auto vectors, int64_t i) {
+    constexpr int width = decltype(vectors)::count;
+    Vec<C> own[width], result[width];
+    UNROLL for (int v = 0; v < width; ++v) own[v] = load(s + i + v * kLanes<C>), result[v] = begin();
+    const int64_t within = least(i, locations), after = least(i + width * kLanes<C>, locations);
+    // Outside the block the order of equal ones is the same for all its lanes.
+    for (int64_t j = 0; j < within; ++j) {
+      UNROLL for (int v = 0; v < width; ++v) result[v] =
+          (reversed ? own[v] < s[j] : own[v] >= s[j]) ? f(result[v], j) : result[v];
+    }
+    for (int64_t j = within; j < after; ++j) {
+      UNROLL for (int v = 0; v < width; ++v) {
+        const Bits<C> number = lane_numbers<C>(i + v * kLanes<C>);
+        const Bits<C> tie =
+            (own[v] == s[j]) & (reversed ? number < static_cast<Integer<C>>(j) : number > static_cast<Integer<C>>(j));
+        result[v] = ((reversed ? own[v] < s[j] : own[v] > s[j]) | tie) ? f(result[v], j) : result[v];
+      }
+    }
+    for (int64_t j = after; j < locations; ++j) {
+      UNROLL for (int v = 0; v < width; ++v) result[v] =
+          (reversed ? own[v] <= s[j] : own[v] > s[j]) ? f(result[v], j) : result[v];
+    }
+    UNROLL for (int v = 0; v < width; ++v) end(i + v * kLanes<C>, result[v]);
+  });
+}
+
+// product [n]: of the s that come before each.
+template <class C>
+inline void products_before(int64_t locations, int64_t n, const C* s, C* product) {
+  for_each_pair<C, false>(
+      locations, n, s, [] { return broadcast(C(1)); }, [&](Vec<C> x, int64_t j) { return x * s[j]; },
+      [&](int64_t i, Vec<C> x) { store(product + i, x); });
+}
+// sums [n]: of the x that come after each.
+template <class C>
+inline void sums_after(int64_t locations, int64_t n, const C* s, const C* x, C* sums) {
+  for_each_pair<C, true>(
+      locations, n, s, [] { return Vec<C>{}; }, [&](Vec<C> y, int64_t j) { return y + x[j]; },
+      [&](int64_t i, Vec<C> y) { store(sums + i, y); });
+}
+
+// One head. s [n]: scratch. product [n] is kept for the backward pass.
+template <class C>
+inline void allocate(int64_t locations, int64_t n, const C* usage, C* s, C* product, C* allocation) {
+  for (int64_t i = 0; i < n; i += kLanes<C>) store(s + i, above_zero<C>(load(usage + i)));
+  products_before(locations, n, s, product);
+  for (int64_t i = 0; i < n; i += kLanes<C>) store(allocation + i, (C(1) - load(s + i)) * load(product + i));
+  clear_padding(allocation, locations, n);
+}
+
+// grad_usage [n] += that of `grad` [n]. s, x, sums [n]: scratch.
+template <class C>
+inline void allocate_backward(int64_t locations, int64_t n, const C* usage, const C* product, const C* grad, C* s, C* x,
+                              C* sums, C* grad_usage) {
+  for (int64_t i = 0; i < n; i += kLanes<C>) {
+    const Vec<C> own = above_zero<C>(load(usage + i));
+    store(s + i, own);
+    store(x + i, (C(1) - own) * load(product + i) * load(grad + i));
+  }
+  sums_after(locations, n, s, x, sums);
+  for (int64_t i = 0; i < n; i += kLanes<C>) {
+    const Vec<C> of_s = load(sums + i) / load(s + i) - load(product + i) * load(grad + i);
+    store(grad_usage + i, load(grad_usage + i) + (C(1) - C(kEpsilon)) * of_s);
+  }
+}
+
+// usage + (1 - usage) amount: what is written by an allocation counts as used.
+template <class C>
+inline Vec<C> more_used(Vec<C> usage, Vec<C> amount) {
+  return usage + (C(1) - usage) * amount;
+}
+
+}  // namespace
+}  // namespace routing_ext::cpu

@@ -1,0 +1,128 @@
+// The interface vector and its activations.
+#pragma once
+#include "functions.h"
+
+namespace routing_ext::cpu {
+namespace {
+
+// Walks along the interface vector of one sample.
+template <class C>
+class Activations {
+ public:
+  explicit Activations(const C* interface) : next_(interface) {}
+
+  template <class F>
+  void apply(int64_t count, C* out, const F& f) {
+    for (int64_t i = 0; i < count; i += kLanes<C>) store_partial(out + i, f(load_partial(next_ + i, count - i)), count - i);
+    next_ += count;
+  }
+  void sigmoids(int64_t count, C* out) {
+    apply(count, out, [](Vec<C> x) { return sigmoid<C>(x); });
+  }
+  void softpluses(int64_t count, C* out) {
+    apply(count, out, [](Vec<C> x) { return softplus<C>(x); });
+  }
+  // Rows of `width`, `stride` apart in out.
+  void sigmoid_rows(int64_t rows, int64_t width, int64_t stride, C* out) {
+    for (int64_t r = 0; r < rows; ++r) sigmoids(width, out + r * stride);
+  }
+  void tangent_rows(int64_t rows, int64_t width, int64_t stride, C* out) {
+    for (int64_t r = 0; r < rows; ++r) apply(width, out + r * stride, [](Vec<C> x) { return tangent<C>(x); });
+  }
+  // And norms [rows] = the squared norms.
+  void keys(int64_t rows, int64_t width, int64_t stride, C* out, C* norms) {
+    for (int64_t r = 0; r < rows; ++r) {
+      Vec<C> squares = {};
+      apply(width, out + r * stride, [&](Vec<C> x) {
+        const Vec<C> y = tangent<C>(x);  // of the absent lanes, zero
+        squares += y * y;
+        return y;
+      });
+      norms[r] = sum<C>(squares);
+    }
+  }
+  // Softmax of each of `rows` rows of `width`.
+  void softmaxes(int64_t rows, int64_t width, C* out) {
+    for (int64_t r = 0; r < rows; ++r) {
+      C most = next_[r * width];
+      for (int64_t k = 1; k < width; ++k) most = next_[r * width + k] > most ? next_[r * width + k] : most;
+      for (int64_t k = 0; k < width; ++k) out[r * width + k] = next_[r * width + k] - most;
+    }
+    const int64_t count = rows * width;
+    for (int64_t i = 0; i < count; i += kLanes<C>)
+      store_partial(out + i, exponential<C>(load_partial(out + i, count - i)), count - i);
+    for (int64_t r = 0; r < rows; ++r) {
+      C total = 0;
+      for (int64_t k = 0; k < width; ++k) total += out[r * width + k];
+      for (int64_t k = 0; k < width; ++k) out[r * width + k] /= total;
+    }
+    next_ += count;
+  }
+
+ private:
+  const C* next_;
+};
+
+// The same walk along the gradient of the interface vector. y: what the activation gave, grad: the gradient of that.
+template <class C>
+class ActivationGradients {
+ public:
+  explicit ActivationGradients(C* grad_interface) : next_(grad_interface) {}
+
+  template <class F>
+  void apply(int64_t count, const C* y, const C* grad, const F& slope) {
+    for (int64_t i = 0; i < count; i += kLanes<C>) {
+      const int64_t left = count - i;
+      store_partial(next_ + i, load_partial(grad + i, left) * slope(load_partial(y + i, left)), left);
+    }
+    next_ += count;
+  }
+  void sigmoids(int64_t count, const C* y, const C* grad) {
+    apply(count, y, grad, [](Vec<C> x) { return x * (C(1) - x); });
+  }
+  void softpluses(int64_t count, const C* y, const C* grad) {
+    apply(count, y, grad, [](Vec<C> x) { return softplus_slope<C>(x); });
+  }
+  void sigmoid_rows(int64_t rows, int64_t width, int64_t stride, const C* y, const C* grad) {
+    for (int64_t r = 0; r < rows; ++r) sigmoids(width, y + r * stride, grad + r * stride);
+  }
+  void tangent_rows(int64_t rows, int64_t width, int64_t stride, const C* y, const C* grad) {
+    for (int64_t r = 0; r < rows; ++r) apply(width, y + r * stride, grad + r * stride, [](Vec<C> x) { return C(1) - x * x; });
+  }
+  // grad_norms [rows]: of the squared norms.
+  void keys(int64_t rows, int64_t width, int64_t stride, const C* y, const C* grad, const C* grad_norms) {
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t i = 0; i < width; i += kLanes<C>) {
+        const int64_t left = width - i;
+        const Vec<C> x = load_partial(y + r * stride + i, left);
+        const Vec<C> whole = load_partial(grad + r * stride + i, left) + C(2) * grad_norms[r] * x;
+        store_partial(next_ + i, whole * (C(1) - x * x), left);
+      }
+      next_ += width;
+    }
+  }
+  void softmaxes(int64_t rows, int64_t width, const C* y, const C* grad) {
+    for (int64_t r = 0; r < rows; ++r, y += width, grad += width, next_ += width) {
+      C along = 0;
+      for (int64_t k = 0; k < width; ++k) along += y[k] * grad[k];
+      for (int64_t k = 0; k < width; ++k) next_[k] = y[k] * (grad[k] - along);
+    }
+  }
+
+ private:
+  C* next_;
+};
+
+// Hands out consecutive parts of a piece of memory.
+template <class C>
+struct Parts {
+  C* next;
+  C* take(int64_t count) {
+    C* const here = next;
+    next += count;
+    return here;
+  }
+};
+
+}  // namespace
+}  // namespace routing_ext::cpu

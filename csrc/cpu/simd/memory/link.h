@@ -30,58 +30,79 @@ ALWAYS_INLINE inline Vec<C> without_lane(Vec<C> x, int64_t lane) {
   return lane_numbers<C>(0) == static_cast<Integer<C>>(lane) ? Vec<C>{} : x;
 }
 
-// f(j, on_diagonal) for each vector of the rows i..i+rows-1.
-template <class C, int rows, class F>
-ALWAYS_INLINE inline void for_each_column(int64_t i, int64_t n, const F& f) {
-  const int64_t first = i / kLanes<C> * kLanes<C>, end = (i + rows + kLanes<C> - 1) / kLanes<C> * kLanes<C>;
-  for (int64_t j = 0; j < first; j += kLanes<C>) f(j, Constant<false>());
-  for (int64_t j = first; j < end; j += kLanes<C>) f(j, Constant<true>());
-  for (int64_t j = end; j < n; j += kLanes<C>) f(j, Constant<false>());
-}
-
 // f(Heads<rows>(), i) for all rows in blocks.
-template <class F>
+template <int rows, class F>
 inline void for_each_rows(int64_t locations, const F& f) {
   int64_t i = 0;
-  for (; i + kLinkRows <= locations; i += kLinkRows) f(Heads<kLinkRows>(), i);
+  for (; i + rows <= locations; i += rows) f(Heads<rows>(), i);
   for (; i < locations; ++i) f(Heads<1>(), i);
 }
 
-// `heads` heads of the reads. updates: `next` is computed, else it is there.
-template <class C, int heads, bool updates>
-void link_reads(const Link<C>& link, C* next, const C* read, C* forward, C* backward) {
+// f(begin, end, on_diagonal) for the columns of the rows i..i+rows-1 before, on and behind the diagonal, in whole vectors.
+template <class C, int rows, class F>
+ALWAYS_INLINE inline void for_each_columns(int64_t i, int64_t n, const F& f) {
+  const int64_t first = i / kLanes<C> * kLanes<C>, end = (i + rows + kLanes<C> - 1) / kLanes<C> * kLanes<C>;
+  f(0, first, Constant<false>());
+  f(first, end, Constant<true>());
+  f(end, n, Constant<false>());
+}
+
+// The elements i..i+rows-1 of `heads` rows, each to be broadcast from memory where it is used. Broadcast ahead of a loop they
+// would fill the registers; the compiler keeps from that as it does not know where `elements` points to, and so what changes it.
+template <class C, int rows, int heads>
+struct Corner {
+  C values[heads][rows];
+  const C* elements = values[0];
+  ALWAYS_INLINE Corner(const C* x, int64_t n, int64_t i) {
+    UNROLL for (int r = 0; r < heads; ++r) { UNROLL for (int q = 0; q < rows; ++q) values[r][q] = x[r * n + i + q]; }
+    asm volatile("" : "+r"(elements) : : "memory");
+  }
+  ALWAYS_INLINE C operator()(int r, int q) const { return elements[r * rows + q]; }
+};
+
+// Some rows, and `heads` heads of the reads. updates: `next` is computed, else it is there. Everything is captured by value:
+// what a reference leads to would have to be loaded again after every store.
+template <class C, int rows, int heads, bool updates>
+inline void link_reads_of_rows(Link<C> link, C* next, const C* read, C* forward, C* backward, int64_t i) {
   const int64_t n = link.n;
-  fill(backward, heads * n, C(0));
-  for_each_rows(link.locations, [&](auto some, int64_t i) {
-    constexpr int rows = decltype(some)::count;
-    Vec<C> along[rows * heads] = {};
-    for_each_column<C, rows>(i, n, [&](int64_t j, auto diagonal) ALWAYS_INLINE {
+  Vec<C> along[rows * heads] = {};
+  Corner<C, rows, heads> read_i(read, n, i);
+  Corner<C, rows, 1> w_i(link.weights, n, i);
+  const C* const from = link.previous + i * n;
+  C* const to = next + i * n;
+  for_each_columns<C, rows>(i, n, [=, &along, &read_i, &w_i](int64_t begin, int64_t end, auto diagonal) ALWAYS_INLINE {
+    for (int64_t j = begin; j < end; j += kLanes<C>) {
       const Vec<C> w_j = load(link.weights + j), p_j = load(link.precedence + j);
-      Vec<C> across[heads];
-      UNROLL for (int r = 0; r < heads; ++r) across[r] = load(backward + r * n + j);
+      Vec<C> across[heads], read_j[heads];
+      UNROLL for (int r = 0; r < heads; ++r) across[r] = load(backward + r * n + j), read_j[r] = load(read + r * n + j);
       UNROLL for (int q = 0; q < rows; ++q) {
-        Vec<C> x;
+        Vec<C> x = load((updates ? from : to) + q * n + j);
         if constexpr (updates) {
-          x = link.updated(load(link.previous + (i + q) * n + j), link.weights[i + q], w_j, p_j);
+          x = link.updated(x, w_i(0, q), w_j, p_j);
           if constexpr (decltype(diagonal)::value) x = without_lane<C>(x, i + q - j);
-          store(next + (i + q) * n + j, x);
-        } else {
-          x = load(next + (i + q) * n + j);
+          store(to + q * n + j, x);
         }
         UNROLL for (int r = 0; r < heads; ++r) {
-          along[q * heads + r] += x * load(read + r * n + j);
-          across[r] += x * read[r * n + i + q];
+          along[q * heads + r] += x * read_j[r];
+          across[r] += x * read_i(r, q);
         }
       }
       UNROLL for (int r = 0; r < heads; ++r) store(backward + r * n + j, across[r]);
-    });
-    C sums[rows * heads];
-    store_sums<C>(along, sums);
-    UNROLL for (int q = 0; q < rows; ++q) {
-      UNROLL for (int r = 0; r < heads; ++r) forward[r * n + i + q] = sums[q * heads + r];
     }
   });
-  for (int r = 0; r < heads; ++r) clear_padding(forward + r * n, link.locations, n);
+  C sums[rows * heads];
+  store_sums<C>(along, sums);
+  UNROLL for (int q = 0; q < rows; ++q) {
+    UNROLL for (int r = 0; r < heads; ++r) forward[r * n + i + q] = sums[q * heads + r];
+  }
+}
+template <class C, int heads, bool updates>
+void link_reads(const Link<C>& link, C* next, const C* read, C* forward, C* backward) {
+  fill(backward, heads * link.n, C(0));
+  for_each_rows<kLinkRows>(link.locations, [&](auto rows, int64_t i) {
+    link_reads_of_rows<C, decltype(rows)::count, heads, updates>(link, next, read, forward, backward, i);
+  });
+  for (int r = 0; r < heads; ++r) clear_padding(forward + r * link.n, link.locations, link.n);
 }
 
 template <class C>
@@ -117,59 +138,69 @@ struct LinkGradients {
   C *read, *weights, *precedence;  // [R,n], [n], [n]: added to
 };
 
-// `heads` heads. last: what flows to the previous link is complete with these.
+// Some rows and `heads` heads. last: what flows to the previous link is complete with these.
+template <class C, int rows, int heads, bool last>
+inline void link_backward_of_rows(Link<C> link, const C* read, LinkGradients<C> grad, int64_t i) {
+  const int64_t n = link.n;
+  Vec<C> along[rows * heads] = {}, of_w_i[rows] = {};
+  Corner<C, rows, heads> read_i(read, n, i), of_forward_i(grad.forward, n, i);
+  Corner<C, rows, 1> w_i(link.weights, n, i);
+  const C* const from = link.previous + i * n;
+  C* const of_link = grad.link + i * n;
+  for_each_columns<C, rows>(
+      i, n, [=, &along, &of_w_i, &read_i, &of_forward_i, &w_i](int64_t begin, int64_t end, auto diagonal) ALWAYS_INLINE {
+        for (int64_t j = begin; j < end; j += kLanes<C>) {
+          const Vec<C> w_j = load(link.weights + j), p_j = load(link.precedence + j);
+          Vec<C> across[heads], read_j[heads], of_backward_j[heads];
+          UNROLL for (int r = 0; r < heads; ++r) {
+            across[r] = load(grad.read + r * n + j);
+            read_j[r] = load(read + r * n + j), of_backward_j[r] = load(grad.backward + r * n + j);
+          }
+          Vec<C> of_w_j = load(grad.weights + j), of_p_j = load(grad.precedence + j), g[rows];
+          UNROLL for (int q = 0; q < rows; ++q) {
+            const Vec<C> previous = load(from + q * n + j);
+            Vec<C> x = link.updated(previous, w_i(0, q), w_j, p_j), h = {};
+            g[q] = load(of_link + q * n + j);
+            UNROLL for (int r = 0; r < heads; ++r) {
+              g[q] += of_forward_i(r, q) * read_j[r];
+              h += read_i(r, q) * of_backward_j[r];
+            }
+            g[q] += h;
+            if constexpr (decltype(diagonal)::value) {
+              x = without_lane<C>(x, i + q - j), g[q] = without_lane<C>(g[q], i + q - j);
+            }
+            UNROLL for (int r = 0; r < heads; ++r) {
+              across[r] += of_forward_i(r, q) * x;
+              along[q * heads + r] += of_backward_j[r] * x;
+            }
+            if constexpr (last) {
+              const Vec<C> kept = g[q] * previous;
+              of_w_i[q] += g[q] * p_j - kept;
+              of_w_j -= kept;
+              of_p_j += g[q] * w_i(0, q);
+              g[q] *= (C(1) - w_i(0, q)) - w_j;
+            }
+          }
+          UNROLL for (int q = 0; q < rows; ++q) store(of_link + q * n + j, g[q]);
+          UNROLL for (int r = 0; r < heads; ++r) store(grad.read + r * n + j, across[r]);
+          if constexpr (last) store(grad.weights + j, of_w_j), store(grad.precedence + j, of_p_j);
+        }
+      });
+  C sums[rows * heads];
+  store_sums<C>(along, sums);
+  UNROLL for (int q = 0; q < rows; ++q) {
+    UNROLL for (int r = 0; r < heads; ++r) grad.read[r * n + i + q] += sums[q * heads + r];
+  }
+  if constexpr (last) {
+    C of_w[rows];
+    store_sums<C>(of_w_i, of_w);
+    UNROLL for (int q = 0; q < rows; ++q) grad.weights[i + q] += of_w[q];
+  }
+}
 template <class C, int heads, bool last>
 void link_backward(const Link<C>& link, const C* read, const LinkGradients<C>& grad) {
-  const int64_t n = link.n;
-  for_each_rows(link.locations, [&](auto some, int64_t i) {
-    constexpr int rows = decltype(some)::count;
-    Vec<C> along[rows * heads] = {}, of_w_i[rows] = {};
-    for_each_column<C, rows>(i, n, [&](int64_t j, auto diagonal) ALWAYS_INLINE {
-      const Vec<C> w_j = load(link.weights + j), p_j = load(link.precedence + j);
-      Vec<C> across[heads], of_w_j = {}, of_p_j = {};
-      UNROLL for (int r = 0; r < heads; ++r) across[r] = load(grad.read + r * n + j);
-      UNROLL for (int q = 0; q < rows; ++q) {
-        const C w_i = link.weights[i + q];
-        const Vec<C> previous = load(link.previous + (i + q) * n + j);
-        Vec<C> x = link.updated(previous, w_i, w_j, p_j);
-        C* const at = grad.link + (i + q) * n + j;
-        Vec<C> g = load(at), h = {};
-        UNROLL for (int r = 0; r < heads; ++r) {
-          g += grad.forward[r * n + i + q] * load(read + r * n + j);
-          h += read[r * n + i + q] * load(grad.backward + r * n + j);
-        }
-        g += h;
-        if constexpr (decltype(diagonal)::value) x = without_lane<C>(x, i + q - j), g = without_lane<C>(g, i + q - j);
-        UNROLL for (int r = 0; r < heads; ++r) {
-          across[r] += grad.forward[r * n + i + q] * x;
-          along[q * heads + r] += load(grad.backward + r * n + j) * x;
-        }
-        if constexpr (last) {
-          const Vec<C> kept = g * previous;
-          of_w_i[q] += g * p_j - kept;
-          of_w_j -= kept;
-          of_p_j += g * w_i;
-          store(at, ((C(1) - w_i) - w_j) * g);
-        } else {
-          store(at, g);
-        }
-      }
-      UNROLL for (int r = 0; r < heads; ++r) store(grad.read + r * n + j, across[r]);
-      if constexpr (last) {
-        store(grad.weights + j, load(grad.weights + j) + of_w_j);
-        store(grad.precedence + j, load(grad.precedence + j) + of_p_j);
-      }
-    });
-    C sums[rows * heads];
-    store_sums<C>(along, sums);
-    UNROLL for (int q = 0; q < rows; ++q) {
-      UNROLL for (int r = 0; r < heads; ++r) grad.read[r * n + i + q] += sums[q * heads + r];
-    }
-    if constexpr (last) {
-      C of_w[rows];
-      store_sums<C>(of_w_i, of_w);
-      UNROLL for (int q = 0; q < rows; ++q) grad.weights[i + q] += of_w[q];
-    }
+  for_each_rows<kLinkRows>(link.locations, [&](auto rows, int64_t i) {
+    link_backward_of_rows<C, decltype(rows)::count, heads, last>(link, read, grad, i);
   });
 }
 

@@ -1,0 +1,408 @@
+// The cell of a memory network: an LSTM controller, the accessor, and an output layer.
+#pragma once
+#include "../../memory_cell_kernels.h"
+#include "../controller.h"
+#include "../skinny.h"
+#include "dnc.h"
+
+namespace routing_ext::cpu {
+namespace {
+
+template <class C>
+constexpr AccessKernels<C> dnc_kernels = {dnc_forward<C>, dnc_backward<C>, dnc_relink<C>};
+template <class C>
+constexpr AccessKernels<C> ntm_kernels = {};
+
+template <class C>
+inline const AccessKernels<C>& access_kernels(MemoryKind kind) {
+  return kind == MemoryKind::dnc ? dnc_kernels<C> : ntm_kernels<C>;
+}
+
+// ---- packing ---------------------------------------------------------------------------------------------------------------
+
+inline Span share(int64_t n, int64_t part, int64_t parts) { return {n * part / parts, n * (part + 1) / parts}; }
+
+// f(first column, width) for each panel of this part.
+template <class C, class F>
+inline void for_each_panel(int64_t columns, int64_t part, int64_t parts, const F& f) {
+  const Span mine = share((columns + kSkinnyColumns<C> - 1) / kSkinnyColumns<C>, part, parts);
+  for (int64_t p = mine.begin; p < mine.end; ++p) {
+    const int64_t c = p * kSkinnyColumns<C>;
+    f(c, least(kSkinnyColumns<C>, columns - c));
+  }
+}
+
+template <class C>
+void pack_forward(const CellShape& s, const CellWeights<const C>& w, C* packed, int64_t part, int64_t parts) {
+  const PackedLayout<C> at(s);
+  const int64_t of_input = s.input + s.read_size();  // columns of w.input
+  for_each_panel<C>(s.gates(), part, parts, [&](int64_t c, int64_t width) {
+    const int64_t stride = padded<C>(width);
+    C* panel = packed + at.gates + c * (s.input + s.features());
+    const auto pack = [&](const C* matrix, int64_t columns, int64_t depth) {
+      transpose_rows([&](int64_t r) { return matrix + (c + r) * columns; }, width, depth, true, panel, stride);
+      panel += depth * stride;
+    };
+    pack(w.input, of_input, s.input);
+    pack(w.hidden, s.hidden, s.hidden);
+    pack(w.input + s.input, of_input, s.read_size());
+    for (int64_t i = c; i < c + width; ++i) packed[at.gates_bias + i] = w.input_bias[i] + w.hidden_bias[i];
+  });
+  for_each_panel<C>(s.access.interface_size(), part, parts, [&](int64_t c, int64_t width) {
+    transpose_rows([&](int64_t r) { return w.interface[c + r]; }, width, s.hidden, true, packed + at.interface + c * s.hidden,
+                   padded<C>(width));
+    for (int64_t i = c; i < c + width; ++i) packed[at.interface_bias + i] = *w.interface_bias[i];
+  });
+  for_each_panel<C>(s.output, part, parts, [&](int64_t c, int64_t width) {
+    transpose_rows([&](int64_t r) { return w.output + (c + r) * s.features(); }, width, s.features(), true,
+                   packed + at.output + c * s.features(), padded<C>(width));
+    for (int64_t i = c; i < c + width; ++i) packed[at.output_bias + i] = w.output_bias[i];
+  });
+}
+
+template <class C>
+void pack_backward(const CellShape& s, const CellWeights<const C>& w, C* packed, int64_t part, int64_t parts) {
+  const PackedLayout<C> at(s);
+  const auto pack = [&](int64_t depth, int64_t columns, C* panels, const auto& row) {
+    const Span mine = share(depth, part, parts);
+    for (int64_t k = mine.begin; k < mine.end; ++k) pack_row_of_panels(row(k), columns, depth, k, panels);
+  };
+  const int64_t of_input = s.input + s.read_size();
+  pack(s.output, s.features(), packed + at.from_output, [&](int64_t k) { return w.output + k * s.features(); });
+  pack(s.access.interface_size(), s.hidden, packed + at.from_interface, [&](int64_t k) { return w.interface[k]; });
+  pack(s.gates(), s.hidden, packed + at.to_hidden, [&](int64_t k) { return w.hidden + k * s.hidden; });
+  pack(s.gates(), s.read_size(), packed + at.to_reads, [&](int64_t k) { return w.input + k * of_input + s.input; });
+  pack(s.gates(), s.input, packed + at.to_input, [&](int64_t k) { return w.input + k * of_input; });
+}
+
+// ---- one step --------------------------------------------------------------------------------------------------------------
+
+template <class C>
+void cell_forward(const CellShape& s, const CellStep<C>& step) {
+  const CellLayout<C> at(s);
+  const PackedLayout<C> packed(s);
+  const int64_t interface_size = s.access.interface_size(), row = at.row_size;
+  const C clip = static_cast<C>(s.clip);
+  const Rows<C> features{step.next + at.features, row};
+
+  skinny_product<C>(step.rows, {{step.x, s.input}, s.input}, {{step.previous + at.features, row}, s.features()},
+                    step.packed + packed.gates, s.gates(), {step.packed + packed.gates_bias, 0}, {step.next + at.gates, row});
+  for (int64_t b = 0; b < step.rows; ++b) {
+    C* const next = step.next + b * row;
+    lstm_forward(s.hidden, clip, step.previous + b * row + at.cell, next + at.gates, next + at.cell, next + at.tanh_cell,
+                 next + at.features);
+  }
+
+  skinny_product<C>(step.rows, {{features.data, row}, s.hidden}, step.packed + packed.interface, interface_size,
+                    {step.packed + packed.interface_bias, 0}, {step.interface, interface_size});
+  for (int64_t b = 0; b < step.rows; ++b) {
+    const C* const previous = step.previous + b * row;
+    C* const next = step.next + b * row;
+    const int64_t link = b * at.access.link_size;
+    access_kernels<C>(s.access.kind)
+        .forward(s.access,
+                 {step.interface + b * interface_size,
+                  {previous + at.small, previous + at.memory, step.previous_link ? step.previous_link + link : nullptr},
+                  {next + at.small, next + at.memory, step.next_link + link},
+                  next + at.record,
+                  next + at.features + s.hidden});
+  }
+
+  skinny_product<C>(step.rows, {{features.data, row}, s.features()}, step.packed + packed.output, s.output,
+                    {step.packed + packed.output_bias, 0}, {step.next + at.slope, row});
+  for (int64_t b = 0; b < step.rows; ++b)
+    output_forward(s.output, clip, step.next + b * row + at.slope, step.y + b * s.output);
+}
+
+template <class C>
+void cell_backward(const CellShape& s, const CellStepBackward<C>& step) {
+  const CellLayout<C> at(s);
+  const PackedLayout<C> packed(s);
+  const int64_t row = at.row_size, state_row = at.state_size;
+  const Rows<C> of_features{step.grad_state + at.features, state_row};
+  const auto grads = [&](int64_t offset, int64_t depth) { return Factor<C>{{step.grads + offset, at.grad_size}, depth}; };
+  // of_features += what comes through `depth` gradients.
+  const auto add_to_features = [&](const Factor<C>& x, int64_t panels, int64_t columns) {
+    skinny_product<C>(step.rows, x, step.packed + panels, columns, {of_features.data, state_row}, of_features);
+  };
+
+  if (step.grad_y) {
+    for (int64_t b = 0; b < step.rows; ++b) {
+      const C *const slope = step.next + b * row + at.slope, *const grad_y = step.grad_y + b * s.output;
+      C* const out = step.grads + b * at.grad_size + at.grad_output;
+      for_each_vector<C>(s.output,
+                         [&](int64_t j, auto lanes) { lanes.store(out + j, lanes.load(slope + j) * lanes.load(grad_y + j)); });
+    }
+    add_to_features(grads(at.grad_output, s.output), packed.from_output, s.features());
+  } else {
+    for (int64_t b = 0; b < step.rows; ++b) fill(step.grads + b * at.grad_size + at.grad_output, s.output, C(0));
+  }
+
+  for (int64_t b = 0; b < step.rows; ++b) {
+    const C *const previous = step.previous + b * row, *const next = step.next + b * row;
+    C* const grad = step.grad_state + b * state_row;
+    const int64_t link = b * at.access.link_size;
+    access_kernels<C>(s.access.kind)
+        .backward(s.access,
+                  {{previous + at.small, previous + at.memory, step.previous_link ? step.previous_link + link : nullptr},
+                   {next + at.small, next + at.memory, nullptr},
+                   next + at.record,
+                   grad + at.features + s.hidden,
+                   {grad + at.small, grad + at.memory, step.grad_link + link},
+                   step.grads + b * at.grad_size + at.grad_interface,
+                   step.scratch});
+  }
+  add_to_features(grads(at.grad_interface, s.access.interface_size()), packed.from_interface, s.hidden);
+
+  for (int64_t b = 0; b < step.rows; ++b) {
+    const C* const next = step.next + b * row;
+    C* const grad = step.grad_state + b * state_row;
+    lstm_backward(s.hidden, static_cast<C>(s.clip), step.previous + b * row + at.cell, next + at.gates, next + at.tanh_cell,
+                  grad + at.features, grad + at.cell, step.grads + b * at.grad_size + at.grad_gates);
+  }
+  const Factor<C> gates = grads(at.grad_gates, s.gates());
+  skinny_product<C>(step.rows, gates, step.packed + packed.to_hidden, s.hidden, {}, of_features);
+  skinny_product<C>(step.rows, gates, step.packed + packed.to_reads, s.read_size(), {},
+                    {of_features.data + s.hidden, state_row});
+  if (step.grad_x) skinny_product<C>(step.rows, gates, step.packed + packed.to_input, s.input, {}, {step.grad_x, s.input});
+}
+
+template <class C>
+void cell_relink(const CellShape& s, int64_t rows, const C* previous, const C* previous_link, const C* next, C* next_link) {
+  const CellLayout<C> at(s);
+  for (int64_t b = 0; b < rows; ++b, previous += at.row_size, next += at.row_size, next_link += at.access.link_size) {
+    const C* const link = previous_link ? previous_link + b * at.access.link_size : nullptr;
+    access_kernels<C>(s.access.kind)
+        .relink(s.access, {previous + at.small, nullptr, link}, {const_cast<C*>(next) + at.small, nullptr, next_link});
+  }
+}
+
+// ---- gradients of the parameters -------------------------------------------------------------------------------------------
+
+// Samples summed in one product, so that what is packed stays in the second-level cache.
+inline constexpr int64_t kGradDepth = 256;
+
+// Columns of the features or inputs that a gradient is multiplied with, packed for the tiles of gemm.h.
+template <class C>
+struct Inputs {
+  Rows<const C> rows;
+  int64_t columns;
+  C* panels;
+
+  // Takes the panels from `scratch`.
+  ALWAYS_INLINE Inputs(Rows<const C> rows, int64_t columns, int64_t depth, C*& scratch)
+      : rows(rows), columns(columns), panels(scratch) {
+    scratch += depth * padded<C>(columns);
+  }
+  ALWAYS_INLINE void pack(int64_t first, int64_t depth) {
+    pack_panels(rows.data + first * rows.stride, rows.stride, depth, 0, columns, panels);
+  }
+};
+
+// panel[k][j] = grads[k][j] for j < width <= kPanelRows. sums [kPanelRows]: over k.
+template <class C>
+inline void pack_grads(Rows<const C> grads, int64_t depth, int64_t width, C* panel, C* sums) {
+  constexpr int lanes = kLanes<C>;
+  for (int64_t j = 0; j < width; j += lanes) {
+    const int64_t count = least(lanes, width - j);
+    Vec<C> total = {};
+    for (int64_t k = 0; k < depth; ++k) {
+      const C* const p = grads.data + k * grads.stride + j;
+      const Vec<C> g = count == lanes ? load(p) : load_partial(p, count);
+      store(panel + k * kPanelRows + j, g);
+      total += g;
+    }
+    store(sums + j, total);
+  }
+}
+
+// The rows `outs` of weights whose outputs have the gradients `grads` [depth, .] : target(input, o) is the row of their gradient
+// that belongs to an input, bias(o, sum, first) takes the sum of the gradients of one block of samples.
+template <class C, int inputs, class Target, class Bias>
+void weight_rows(Rows<const C> grads, Span outs, int64_t depth, Inputs<C> (&input)[inputs], C* panel, const Target& target,
+                 const Bias& bias) {
+  alignas(64) C sums[kTileRows * kTileColumns<C>];
+  alignas(64) C bias_sums[kPanelRows];
+  if (outs.size() == 0) return;
+  int64_t k = 0;
+  do {  // once where there are no samples, too: their sum is zero
+    const int64_t count = least(kGradDepth, depth - k);
+    for (Inputs<C>& x : input) x.pack(k, count);
+    for (int64_t first = outs.begin; first < outs.end; first += kPanelRows) {
+      const int64_t width = least(kPanelRows, outs.end - first);
+      pack_grads(Rows<const C>{grads.data + k * grads.stride + first, grads.stride}, count, width, panel, bias_sums);
+      for (int64_t m = 0; m < width; ++m) bias(first + m, bias_sums[m], k == 0);
+      for (int64_t o = 0; o < width; o += kTileRows) {
+        const int64_t height = least(kTileRows, width - o);
+        for (int i = 0; i < inputs; ++i) {
+          const Inputs<C>& x = input[i];
+          for (int64_t c = 0; c < x.columns; c += kTileColumns<C>) {
+            const int64_t columns = least(kTileColumns<C>, x.columns - c);
+            tile<C>(height, columns, PanelColumns<C>{panel + o}, x.panels + c * count, padded<C>(columns), count, sums);
+            for (int64_t m = 0; m < height; ++m) {
+              C* const row = target(i, first + o + m) + c;
+              finish_row(sums + m * kTileColumns<C>, k == 0 ? nullptr : row, static_cast<const C*>(nullptr), false, columns,
+                         row);
+            }
+          }
+        }
+      }
+    }
+    k += count;
+  } while (k < depth);
+}
+
+// All outputs, those of the gates, of the interface and of the output layer, in this order, are shared by what they cost.
+template <class C>
+void weight_gradients(const CellShape& s, const CellWeightGradients<C>& g, int64_t part, int64_t parts) {
+  const CellLayout<C> at(s);
+  const CellWeights<C>& w = g.weights;
+  const int64_t depth = g.steps * g.batch, interface_size = s.access.interface_size();
+  const int64_t block = least(kGradDepth, depth), most = s.input + s.features() + 3 * kLanes<C>;
+  C* const panel = static_cast<C*>(thread_scratch(sizeof(C) * block * (kPanelRows + most)));
+  C* const scratch = panel + block * kPanelRows;
+
+  const int64_t costs[] = {s.input + s.features(), s.hidden, s.features()};  // of a row
+  const int64_t counts[] = {s.gates(), interface_size, s.output};
+  int64_t total = 0, before = 0;
+  for (int i = 0; i < 3; ++i) total += costs[i] * counts[i];
+  const Span mine = share(total, part, parts);
+  Span outs[3];
+  for (int i = 0; i < 3; ++i) {
+    const auto row_at = [&](int64_t cost) {
+      const int64_t row = (cost - before + costs[i] - 1) / costs[i];
+      return cost <= before ? 0 : least(row, counts[i]);
+    };
+    outs[i] = {row_at(mine.begin), row_at(mine.end)};
+    before += costs[i] * counts[i];
+  }
+
+  const auto add = [](C* sum, C value, bool first) { *sum = first ? value : *sum + value; };
+  const auto grads = [&](int64_t offset) { return Rows<const C>{g.grads + offset, at.grad_size}; };
+  const C *const before_step = g.tape + at.features, *const after_step = before_step + g.batch * at.row_size;
+  {
+    C* free = scratch;
+    Inputs<C> inputs[] = {{{g.x, s.input}, s.input, block, free},
+                          {{before_step, at.row_size}, s.hidden, block, free},
+                          {{before_step + s.hidden, at.row_size}, s.read_size(), block, free}};
+    const int64_t of_input = s.input + s.read_size();
+    const auto target = [&](int i, int64_t o) {
+      return i == 1 ? w.hidden + o * s.hidden : w.input + o * of_input + (i == 0 ? 0 : s.input);
+    };
+    weight_rows(grads(at.grad_gates), outs[0], depth, inputs, panel, target, [&](int64_t o, C value, bool first) {
+      add(w.input_bias + o, value, first);
+      w.hidden_bias[o] = w.input_bias[o];
+    });
+  }
+  {
+    C* free = scratch;
+    Inputs<C> inputs[] = {{{after_step, at.row_size}, s.hidden, block, free}};
+    weight_rows(
+        grads(at.grad_interface), outs[1], depth, inputs, panel, [&](int, int64_t o) { return w.interface[o]; },
+        [&](int64_t o, C value, bool first) { add(w.interface_bias[o], value, first); });
+  }
+  {
+    C* free = scratch;
+    Inputs<C> inputs[] = {{{after_step, at.row_size}, s.features(), block, free}};
+    weight_rows(
+        grads(at.grad_output), outs[2], depth, inputs, panel, [&](int, int64_t o) { return w.output + o * s.features(); },
+        [&](int64_t o, C value, bool first) { add(w.output_bias + o, value, first); });
+  }
+}
+
+// ---- the caller's layout ---------------------------------------------------------------------------------------------------
+
+// to [count,padded] = from [count,width], or `otherwise` if there is none; zeros behind each row.
+template <class C>
+inline void import_rows(const C* from, int64_t count, int64_t width, int64_t padded, C otherwise, C* to) {
+  for (int64_t i = 0; i < count; ++i, to += padded) {
+    for (int64_t j = 0; j < width; ++j) to[j] = from ? from[i * width + j] : otherwise;
+    clear_padding(to, width, padded);
+  }
+}
+template <class C>
+inline void export_rows(const C* from, int64_t count, int64_t width, int64_t padded, C* to) {
+  if (to == nullptr) return;
+  for (int64_t i = 0; i < count; ++i, from += padded) {
+    for (int64_t j = 0; j < width; ++j) to[i * width + j] = from[j];
+  }
+}
+
+inline constexpr double kInitialMemory = 1e-6;  // and read vectors
+
+template <class C>
+void import_state(const CellShape& s, const CellState<const C>& given, Span samples, bool is_gradient, C* rows,
+                  int64_t stride) {
+  const CellLayout<C> at(s);
+  const AccessShape& a = s.access;
+  const int64_t n = at.access.n, locations = a.locations;
+  const C initial = is_gradient ? C(0) : C(kInitialMemory);
+  for (int64_t b = samples.begin; b < samples.end; ++b, rows += stride) {
+    const auto take = [&](const C* from, int64_t count, int64_t width, int64_t padded, C otherwise, C* to) {
+      import_rows(from ? from + b * count * width : nullptr, count, width, padded, otherwise, to);
+    };
+    const auto take_weights = [&](const C* from, int64_t heads, C* to) {
+      take(from, heads, locations, n, C(0), to);
+      if (from == nullptr && !is_gradient) {
+        for (int64_t h = 0; h < heads; ++h) to[h * n] = 1;
+      }
+    };
+    C* const small = rows + at.small;
+    take(given.hidden, 1, s.hidden, s.hidden, C(0), rows + at.features);
+    take(given.read_vectors, 1, s.read_size(), s.read_size(), initial, rows + at.features + s.hidden);
+    take(given.cell, 1, s.hidden, s.hidden, C(0), rows + at.cell);
+    if (a.kind == MemoryKind::dnc) {
+      take(given.usage, 1, locations, n, C(0), small + at.access.usage);
+      if (!is_gradient) fill(small + at.access.usage + locations, n - locations, C(1));
+      take(given.precedence, a.writes, locations, n, C(0), small + at.access.precedence);
+    }
+    take_weights(given.write_weights, a.writes, small + at.access.write_weights);
+    take_weights(given.read_weights, a.reads, small + at.access.read_weights);
+
+    C *const memory = rows + at.memory, *const norms = small + at.access.norms;
+    if (given.memory) {
+      const C* const from = given.memory + b * locations * a.word;
+      transpose_rows([&](int64_t r) { return from + r * a.word; }, locations, a.word, false, memory, n);
+      for (int64_t w = 0; w < a.word; ++w) clear_padding(memory + w * n, locations, n);
+    } else {
+      import_rows(given.memory, a.word, locations, n, initial, memory);
+    }
+    for (int64_t i = 0; i < n; i += kLanes<C>) {
+      Vec<C> squares = {};
+      for (int64_t w = 0; w < a.word; ++w) squares += load(memory + w * n + i) * load(memory + w * n + i);
+      store(norms + i, is_gradient ? Vec<C>{} : squares);
+    }
+  }
+}
+
+template <class C>
+void export_state(const CellShape& s, const C* rows, int64_t stride, const CellState<C>& wanted, Span samples) {
+  const CellLayout<C> at(s);
+  const AccessShape& a = s.access;
+  const int64_t n = at.access.n, locations = a.locations;
+  for (int64_t b = samples.begin; b < samples.end; ++b, rows += stride) {
+    const auto give = [&](const C* from, int64_t count, int64_t width, int64_t padded, C* to) {
+      export_rows(from, count, width, padded, to ? to + b * count * width : nullptr);
+    };
+    const C* const small = rows + at.small;
+    give(rows + at.features, 1, s.hidden, s.hidden, wanted.hidden);
+    give(rows + at.features + s.hidden, 1, s.read_size(), s.read_size(), wanted.read_vectors);
+    give(rows + at.cell, 1, s.hidden, s.hidden, wanted.cell);
+    give(small + at.access.usage, 1, locations, n, wanted.usage);
+    give(small + at.access.precedence, a.writes, locations, n, wanted.precedence);
+    give(small + at.access.write_weights, a.writes, locations, n, wanted.write_weights);
+    give(small + at.access.read_weights, a.reads, locations, n, wanted.read_weights);
+    if (wanted.memory) {
+      const C* const memory = rows + at.memory;
+      transpose_rows([&](int64_t w) { return memory + w * n; }, a.word, locations, false,
+                     wanted.memory + b * locations * a.word, a.word);
+    }
+  }
+}
+
+template <class C>
+constexpr CellKernels<C> cell_kernels = {pack_forward<C>, pack_backward<C>,    cell_forward<C>, cell_backward<C>,
+                                         cell_relink<C>,  weight_gradients<C>, import_state<C>, export_state<C>};
+
+}  // namespace
+}  // namespace routing_ext::cpu

@@ -16,18 +16,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from . import pytorch_routing
+from . import pytorch_dnc, pytorch_routing
 
 __all__ = ["disable", "enable", "supported"]
 
-# For each package its modules, and for each module what it offers, under its own name.
-_TABLES: dict[str, Mapping[str, tuple[Any, ...]]] = {"PytorchRouting": pytorch_routing.MODULES}
+# For each reference the package that its code imports, and for each module of that what it offers, under its own name.
+_TABLES: dict[str, tuple[str, Mapping[str, tuple[Any, ...]]]] = {
+    "PytorchRouting": ("PytorchRouting", pytorch_routing.MODULES),
+    "pytorch_dnc": ("core", pytorch_dnc.MODULES),
+}
 
 _enabled: dict[str, _Finder] = {}
 
 
 def supported() -> list[str]:
-    """The packages that can be enabled."""
+    """The references that can be enabled."""
     return sorted(_TABLES)
 
 
@@ -35,7 +38,8 @@ def enable(package: str) -> None:
     """From now on, the import paths of `package` lead to our classes, whether or not it is installed.
 
     Modules of it that have no counterpart here, such as its examples, still come from where they are, and get our classes in
-    turn. Enabling twice does nothing more. The effect is on the whole process.
+    turn. Enabling twice does nothing more. The effect is on the whole process. The code of pytorch_dnc imports its classes
+    from a package `core` in its own folder: there it is `core` that leads to our classes.
 
     Args:
         package: one of :func:`supported`.
@@ -44,17 +48,17 @@ def enable(package: str) -> None:
         ValueError: no such package.
         RuntimeError: it, or a part of it, was already imported: what has been taken from it would stay as it is.
     """
-    table = _table(package, "enable")
+    root, table = _table(package, "enable")
     if package in _enabled:
         return
-    earlier = _imported(package)
+    earlier = _imported(root)
     if earlier:
         shown = ", ".join(earlier[:3]) + (", ..." if len(earlier) > 3 else "")
         raise RuntimeError(
-            f"compat.enable: must be called before anything is imported from {package}, got it after {shown}: "
+            f"compat.enable: must be called before anything is imported from {root}, got it after {shown}: "
             "names that are bound already would keep the other classes"
         )
-    _enabled[package] = _Finder(package, table)
+    _enabled[package] = _Finder(root, table)
     sys.meta_path.insert(0, _enabled[package])
 
 
@@ -75,11 +79,11 @@ def disable(package: str | None = None) -> None:
         finder = _enabled.pop(name, None)
         if finder is not None:
             sys.meta_path.remove(finder)
-            for module in _imported(name):
+            for module in _imported(_TABLES[name][0]):
                 del sys.modules[module]
 
 
-def _table(package: str, function: str) -> Mapping[str, tuple[Any, ...]]:
+def _table(package: str, function: str) -> tuple[str, Mapping[str, tuple[Any, ...]]]:
     if package not in _TABLES:
         raise ValueError(f"compat.{function}: package must be one of {supported()}, got {package!r}")
     return _TABLES[package]

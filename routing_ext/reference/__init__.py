@@ -4,8 +4,28 @@ Slow on purpose: read these to know what the fast versions mean.
 """
 
 from .dispatch_plan import dispatch_plan
+from .dnc import dnc_access, dnc_allocation, dnc_sequence, dnc_temporal_link, dnc_usage
 from .grouped_linear import grouped_linear
+from .memory_ops import content_weights, memory_read, memory_write
 from .move_rows import gather_rows, scatter_rows
+from .ntm import ntm_access, ntm_location, ntm_sequence
 from .selection import Selection
 
-__all__ = ["Selection", "dispatch_plan", "gather_rows", "grouped_linear", "scatter_rows"]
+__all__ = [
+    "Selection",
+    "content_weights",
+    "dispatch_plan",
+    "dnc_access",
+    "dnc_allocation",
+    "dnc_sequence",
+    "dnc_temporal_link",
+    "dnc_usage",
+    "gather_rows",
+    "grouped_linear",
+    "memory_read",
+    "memory_write",
+    "ntm_access",
+    "ntm_location",
+    "ntm_sequence",
+    "scatter_rows",
+]

@@ -225,7 +225,7 @@ def test_too_late(installed: Path) -> None:
 
 @pytest.mark.parametrize("call", [compat.enable, compat.disable])
 def test_unknown_package(call: object) -> None:
-    with pytest.raises(ValueError, match=r"package must be one of \['PytorchRouting'\], got 'PyTorchRouting'"):
+    with pytest.raises(ValueError, match=r"package must be one of \['PytorchRouting', 'pytorch_dnc'\], got 'PyTorchRouting'"):
         call("PyTorchRouting")  # type: ignore[operator]
 
 

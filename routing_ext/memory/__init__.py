@@ -1,0 +1,30 @@
+"""Networks with an external memory: the neural Turing machine and the differentiable neural computer."""
+
+from .._states import DncState, NtmState
+from .accessors import Accessor, DynamicAccessor, StaticAccessor
+from .circuits import Circuit, DNCCircuit, NTMCircuit
+from .controllers import Controller, LSTMController
+from .external_memory import External2DMemory, ExternalMemory
+from .heads import DynamicHead, DynamicReadHead, DynamicWriteHead, Head, StaticHead, StaticReadHead, StaticWriteHead
+
+__all__ = [
+    "Accessor",
+    "Circuit",
+    "Controller",
+    "DNCCircuit",
+    "DncState",
+    "DynamicAccessor",
+    "DynamicHead",
+    "DynamicReadHead",
+    "DynamicWriteHead",
+    "External2DMemory",
+    "ExternalMemory",
+    "Head",
+    "LSTMController",
+    "NTMCircuit",
+    "NtmState",
+    "StaticAccessor",
+    "StaticHead",
+    "StaticReadHead",
+    "StaticWriteHead",
+]

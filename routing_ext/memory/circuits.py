@@ -1,0 +1,181 @@
+"""The circuits: controller, accessor and output layer, step by step or over whole sequences."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Generic
+
+import torch
+from torch import Tensor, nn
+
+from .._states import DncState, NtmState, State
+from ..reference import dnc_sequence, ntm_sequence
+from .accessors import Accessor, DynamicAccessor, StaticAccessor
+from .controllers import LSTMController
+from .options import read_options
+from .sequence_state import PartModule, SequenceState, StateTensor
+
+
+class Circuit(PartModule, Generic[State]):
+    """What circuits share: :class:`DNCCircuit` and :class:`NTMCircuit` explain it."""
+
+    read_vec_vb = StateTensor("read_vectors")
+
+    _State: type[State]
+    _Accessor: ClassVar[type[Accessor]]
+
+    def __init__(self, args: Any = None, **options: Any) -> None:
+        super().__init__()
+        of_memory: tuple[str, ...] = ("num_write_heads", "num_read_heads", "mem_hei", "mem_wid")
+        read = read_options(
+            type(self).__name__,
+            args,
+            options,
+            ("input_dim", "output_dim", "hidden_dim", *of_memory),
+            {"batch_size": None, "clip_value": 20.0, "num_allowed_shifts": None, "usage": "reference", "dtype": None},
+        )
+        self.batch_size: int | None = read["batch_size"]
+        self.input_dim: int = read["input_dim"]
+        self.output_dim: int = read["output_dim"]
+        self.hidden_dim: int = read["hidden_dim"]
+        self.num_write_heads: int = read["num_write_heads"]
+        self.num_read_heads: int = read["num_read_heads"]
+        self.mem_hei: int = read["mem_hei"]
+        self.mem_wid: int = read["mem_wid"]
+        self.clip_value: float = read["clip_value"]
+        self.usage: str = read["usage"]
+        self.read_vec_dim = self.num_read_heads * self.mem_wid
+        common = {name: read[name] for name in ("batch_size", "hidden_dim", "dtype")}
+        self.controller = LSTMController(
+            None, input_dim=self.input_dim, read_vec_dim=self.read_vec_dim, clip_value=self.clip_value, **common
+        )
+        self.accessor = self._Accessor(
+            getattr(args, "accessor_params", None),
+            **common,
+            **{name: read[name] for name in (*of_memory, "num_allowed_shifts", "usage")},
+        )
+        self.hid_to_out = nn.Linear(self.hidden_dim + self.read_vec_dim, self.output_dim)
+        self._sizes = self.accessor._sizes
+        self._owned = self._State._fields
+        self._state = self.controller._state = SequenceState()
+        self.accessor._share(self._state)
+        self._cast(read["dtype"])
+
+    def extra_repr(self) -> str:
+        return f"usage={self.usage!r}, clip_value={self.clip_value}"
+
+    @property
+    def state(self) -> State:
+        """The state of the sequence under way; assignable, for example from its own ``detach()``."""
+        return self._State(*(self._field(field) for field in self._State._fields))
+
+    @state.setter
+    def state(self, value: State) -> None:
+        self._state.update(value._asdict())
+
+    def initial_state(
+        self, batch: int, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> State:
+        """The state before the first step of `batch` samples; dtype and device are the parameters' by default."""
+        own_dtype, own_device = self._place()
+        place = dtype or own_dtype, own_device if device is None else torch.device(device)
+        return self._State.initial({"B": batch, **self._sizes}, *place)
+
+    def forward(self, input_vb: Tensor) -> Tensor:
+        """The next step of the sequence under way, which ``_reset_states()`` begins.
+
+        Args:
+            input_vb: ``[B,I]`` or ``[1,B,I]``.
+
+        Returns:
+            ``[1,B,O]``.
+
+        Raises:
+            ValueError: the input has another width, or within a sequence another batch.
+        """
+        if input_vb.dim() == 0 or input_vb.size(-1) != self.input_dim:
+            raise ValueError(f"{type(self).__name__}: input_vb must be [B, {self.input_dim}], got {list(input_vb.shape)}")
+        x = input_vb.reshape(1, -1, self.input_dim)
+        y, state = self._sequence(x, self._current(self._State, x.size(1)))
+        self._state.update(state._asdict())
+        return y
+
+    def unroll(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """A whole sequence in one call. The sequence under way, which ``circuit(x_t)`` continues, stays as it is.
+
+        Args:
+            x: ``[T,B,I]``, T from 0.
+            state: before the first step; the initial one by default.
+
+        Returns:
+            ``(y [T,B,O], state)``; the state is that after the last step.
+
+        Raises:
+            ValueError: x is of another shape, or the state of another batch.
+        """
+        name = type(self).__name__
+        if x.dim() != 3 or x.size(-1) != self.input_dim:
+            raise ValueError(f"{name}.unroll: x must be [T, B, {self.input_dim}], got {list(x.shape)}")
+        if state is None:
+            state = self.initial_state(x.size(1))
+        for field, value in state._asdict().items():
+            if value.shape != self._shape(field, x.size(1)):
+                raise ValueError(
+                    f"{name}.unroll: state.{field} must be {list(self._shape(field, x.size(1)))}, got {list(value.shape)}"
+                )
+        return self._sequence(x, state)
+
+    def _weights(self) -> list[Tensor]:
+        """All parameters, in the order of the operators."""
+        linears = [*self.accessor._linears(), self.hid_to_out]
+        return self.controller._weights() + [t for linear in linears for t in (linear.weight, linear.bias)]
+
+    def _sequence(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        raise NotImplementedError
+
+
+class DNCCircuit(Circuit[DncState]):
+    """A differentiable neural computer (Graves et al., 2016); a drop-in for ``core.circuits.dnc_circuit.DNCCircuit``.
+
+    ``circuit(x_t)`` is one step, ``circuit.unroll(x)`` a sequence. Submodules are not called, and hooks on them do not run:
+    one operator computes the whole step with their parameters. The names of the ``state_dict`` are the reference's.
+
+    The state of the sequence under way is in ``accessor.memory.memory_vb``, ``accessor.usage_vb``, ``accessor.link_vb``,
+    ``accessor.preced_vb``, ``accessor.write_heads.wl_curr_vb`` and ``accessor.read_heads.wl_curr_vb`` (``wl_prev_vb`` is the
+    same), ``read_vec_vb`` and ``controller.lstm_hidden_vb``, all of which can be assigned, and in `state`, a
+    :class:`DncState`. Copies and pickles of a circuit have the numbers of the state, without their history.
+
+    Args:
+        args: an object with the attributes below, and perhaps, as in the reference, accessor_params with write_head_params,
+            read_head_params and memory_params; or None. It stays as it is.
+        input_dim: I.
+        output_dim: O.
+        hidden_dim: H, of the controller.
+        num_write_heads: V.
+        num_read_heads: R.
+        mem_hei: N, locations of the memory.
+        mem_wid: W, elements of a location.
+        batch_size: of the state that the attributes show before the first step. Sequences can have any batch.
+        clip_value: hidden state and output, before its logistic function, are clipped to +-clip_value; 20 by default.
+        usage: ``"reference"`` or ``"paper"``, see :func:`routing_ext.reference.dnc_access`.
+        dtype: a dtype, or a tensor type such as ``torch.DoubleTensor``.
+    """
+
+    _State = DncState
+    _Accessor = DynamicAccessor
+
+    def _sequence(self, x: Tensor, state: DncState) -> tuple[Tensor, DncState]:
+        return dnc_sequence(x, self._weights(), state, usage=self.usage, clip_value=self.clip_value)
+
+
+class NTMCircuit(Circuit[NtmState]):
+    """A neural Turing machine (Graves et al., 2014); a drop-in for ``core.circuits.ntm_circuit.NTMCircuit``.
+
+    As :class:`DNCCircuit`, with the same arguments (`usage` has no meaning) and num_allowed_shifts (S), 3 by default. Its
+    state, an :class:`NtmState`, has no usage, link and precedence.
+    """
+
+    _State = NtmState
+    _Accessor = StaticAccessor
+
+    def _sequence(self, x: Tensor, state: NtmState) -> tuple[Tensor, NtmState]:
+        return ntm_sequence(x, self._weights(), state, clip_value=self.clip_value)

@@ -1,0 +1,44 @@
+"""The arguments of the layers: an object like the reference's, keywords of the same names, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+USAGES = ("reference", "paper")
+
+
+def read_options(
+    owner: str, args: Any, given: Mapping[str, Any], sizes: Sequence[str], optional: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Each option's value: as `given`, else the attribute of `args`, else its default. None stands for not given.
+
+    Args:
+        owner: the class that is constructed, for messages.
+        args: any object, or None.
+        given: keywords.
+        sizes: names of positive integers that must be there.
+        optional: names and defaults of the others.
+
+    Raises:
+        TypeError: an unknown keyword, or a size is missing.
+        ValueError: a size below 1, or no such `usage`.
+    """
+    unknown = sorted(given.keys() - {*sizes, *optional})
+    if unknown:
+        raise TypeError(f"{owner}: arguments are {', '.join([*sizes, *optional])}; got {', '.join(unknown)}")
+    options = {name: given.get(name) for name in (*sizes, *optional)}
+    for name, value in options.items():
+        if value is None:
+            value = getattr(args, name, None)
+        options[name] = optional.get(name) if value is None else value
+    for name in sizes:
+        if options[name] is None:
+            raise TypeError(f"{owner}: {name} must be given, in args or as a keyword; got neither")
+    for name in (*sizes, "batch_size", "num_allowed_shifts"):
+        value = options.get(name)
+        if value is not None and value < 1:
+            raise ValueError(f"{owner}: {name} must be at least 1, got {value}")
+    if options.get("usage", "reference") not in USAGES:
+        raise ValueError(f'{owner}: usage must be "reference" or "paper", got {options["usage"]!r}')
+    return options

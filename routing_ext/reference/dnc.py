@@ -1,0 +1,156 @@
+"""The definitions of the operators of the differentiable neural computer (Graves et al., 2016, Methods)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .._states import DncState
+from .memory_ops import EPSILON, content_weights, memory_read, memory_write
+from .memory_sequence import memory_sequence
+
+
+def dnc_usage(
+    usage: Tensor,
+    write_weights: Tensor,
+    free_gates: Tensor,
+    read_weights: Tensor,
+    *,
+    detach_write_weights: bool = False,
+) -> Tensor:
+    """``[B,N]``: usage after the last step's writes, which use locations, and its reads, whose gates free them.
+
+    ``(u + (1 - u) (1 - prod_v (1 - w_v))) prod_r (1 - f_r r_r)``
+
+    Args:
+        usage: ``[B,N]``.
+        write_weights: ``[B,V,N]``, of the last step.
+        free_gates: ``[B,R]``, in [0, 1].
+        read_weights: ``[B,R,N]``, of the last step.
+        detach_write_weights: no gradient to them, as in DeepMind's implementation.
+    """
+    if detach_write_weights:
+        write_weights = write_weights.detach()
+    written = usage + (1 - usage) * (1 - (1 - write_weights).prod(1))
+    return written * (1 - free_gates.unsqueeze(-1) * read_weights).prod(1)
+
+
+def dnc_allocation(
+    usage: Tensor, write_gates: Tensor, *, mode: str = "sort", temperature: float = 0.5
+) -> tuple[Tensor, Tensor]:
+    """``(allocation [B,V,N], usage [B,N])``: where each write head finds free locations, and usage as if they were written.
+
+    Head by head: ``a_v`` from the usage so far, which then grows by ``(1 - u) g_v a_v``.
+
+    Args:
+        usage: ``[B,N]``, in [0, 1].
+        write_gates: ``[B,V]``, how much of its allocation each head will write.
+        mode: ``"sort"``: of the locations in ascending order of u' = e + (1 - e) u, e = 1e-6, each gets 1 - u' times the
+            product of all u' before it. Equal ones stand in the order of their index. The order has no gradient.
+            ``"softmax"``: ``softmax((1 - u) / temperature)`` (Ben-Ari and Bekker, 2017), differentiable everywhere.
+        temperature: of the softmax; the lower, the more the least used locations get.
+    """
+    if mode not in ("sort", "softmax"):
+        raise ValueError(f'dnc_allocation: mode must be "sort" or "softmax", got {mode!r}')
+    allocations = []
+    for gate in write_gates.unbind(1):
+        allocation = _sorted_allocation(usage) if mode == "sort" else torch.softmax((1 - usage) / temperature, -1)
+        usage = usage + (1 - usage) * gate.unsqueeze(-1) * allocation
+        allocations.append(allocation)
+    return torch.stack(allocations, 1), usage
+
+
+def _sorted_allocation(usage: Tensor) -> Tensor:
+    ascending, order = (EPSILON + (1 - EPSILON) * usage).sort(dim=-1, stable=True)
+    used_before = F.pad(ascending, (1, 0), value=1.0)[:, :-1].cumprod(-1)
+    return torch.zeros_like(usage).scatter(-1, order, (1 - ascending) * used_before)
+
+
+def dnc_temporal_link(
+    link: Tensor, precedence: Tensor, write_weights: Tensor, read_weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``(link [B,V,N,N], precedence [B,V,N], forward [B,V,R,N], backward [B,V,R,N])``: in which order locations were written.
+
+    ``L[i,j] = (1 - w[i] - w[j]) L[i,j] + w[i] p[j]`` with zero diagonal, then ``p = (1 - sum w) p + w``. From where a head has
+    read, ``L r`` is where was written next, and ``L' r`` where before.
+
+    Args:
+        link: ``[B,V,N,N]``.
+        precedence: ``[B,V,N]``.
+        write_weights: ``[B,V,N]``, of this step.
+        read_weights: ``[B,R,N]``, of the last step.
+    """
+    after, before = write_weights.unsqueeze(-1), write_weights.unsqueeze(-2)
+    link = (1 - after - before) * link + after * precedence.unsqueeze(-2)
+    link = link * (1 - torch.eye(link.size(-1), dtype=link.dtype, device=link.device))
+    precedence = (1 - write_weights.sum(-1, keepdim=True)) * precedence + write_weights
+    forward = torch.einsum("bvij,brj->bvri", link, read_weights)
+    backward = torch.einsum("bvji,brj->bvri", link, read_weights)
+    return link, precedence, forward, backward
+
+
+def dnc_access(interface: Tensor, state: DncState, *, usage: str = "reference") -> DncState:
+    """The state after one step of the memory, controlled by the interface; `hidden` and `cell` stay as they are.
+
+    Args:
+        interface: ``[B,IF]``. For the V write heads: keys ``V*W``, strengths ``V``, allocation gates ``V``, write gates ``V``,
+            erase ``V*W``, add ``V*W``; for the R read heads: keys ``R*W``, strengths ``R``, free gates ``R``, and, each head's
+            together, read modes ``R*(2V+1)``: backward along each write head's link, forward along each, content. Before
+            activation: keys and add go through tanh, strengths through softplus, the modes of a head through softmax, gates
+            and erase through the logistic function.
+        state: after the last step.
+        usage: ``"reference"``: what a head is about to allocate counts as used by its write gate, for the heads after it and
+            in the usage that is carried to the next step, and usage has a gradient to the write weights. ``"paper"``: it
+            counts by write gate times allocation gate, for the heads after it only, and there is no such gradient.
+    """
+    if usage not in ("reference", "paper"):
+        raise ValueError(f'dnc_access: usage must be "reference" or "paper", got {usage!r}')
+    paper = usage == "paper"
+    batch, v, _ = state.write_weights.shape
+    r, w = state.read_vectors.shape[1:]
+    sizes = [v * w, v, v, v, v * w, v * w, r * w, r, r, r * (2 * v + 1)]
+    parts = interface.split(sizes, 1)
+    write_keys, erase, add = (parts[i].view(batch, v, w) for i in (0, 4, 5))
+    allocation_gates, write_gates, free_gates = (parts[i].sigmoid() for i in (2, 3, 8))
+    read_modes = parts[9].view(batch, r, 2 * v + 1).softmax(-1)
+
+    in_use = dnc_usage(state.usage, state.write_weights, free_gates, state.read_weights, detach_write_weights=paper)
+    allocation, simulated = dnc_allocation(in_use, write_gates * allocation_gates if paper else write_gates)
+    by_content = content_weights(write_keys.tanh(), F.softplus(parts[1]), state.memory)
+    allocation_gates, write_gates = allocation_gates.unsqueeze(-1), write_gates.unsqueeze(-1)
+    write_weights = write_gates * (allocation_gates * allocation + (1 - allocation_gates) * by_content)
+    memory = memory_write(state.memory, write_weights, erase.sigmoid(), add.tanh())
+
+    link, precedence, forward, backward = dnc_temporal_link(state.link, state.precedence, write_weights, state.read_weights)
+    by_content = content_weights(parts[6].view(batch, r, w).tanh(), F.softplus(parts[7]), memory)
+    reads = torch.cat([backward.transpose(1, 2), forward.transpose(1, 2), by_content.unsqueeze(2)], 2)  # [B,R,2V+1,N]
+    read_weights = (read_modes.unsqueeze(-1) * reads).sum(2)
+    return state._replace(
+        memory=memory,
+        usage=in_use if paper else simulated,
+        precedence=precedence,
+        link=link,
+        write_weights=write_weights,
+        read_weights=read_weights,
+        read_vectors=memory_read(memory, read_weights),
+    )
+
+
+def dnc_sequence(
+    x: Tensor, weights: Sequence[Tensor], state: DncState, *, usage: str = "reference", clip_value: float = 20.0
+) -> tuple[Tensor, DncState]:
+    """``(y [T,B,O], state)``: a differentiable neural computer over a sequence.
+
+    Args:
+        x: ``[T,B,I]``.
+        weights: of the LSTM ``w_ih [4H,I+R*W]``, ``w_hh [4H,H]``, ``b_ih [4H]``, ``b_hh [4H]``; of each of the ten parts of
+            the interface, see :func:`dnc_access`, ``weight [n,H]``, ``bias [n]``; of the output ``weight [O,H+R*W]`` and
+            ``bias [O]``.
+        state: before the first step.
+        usage: see :func:`dnc_access`.
+        clip_value: the hidden state and the output, before its logistic function, are clipped to +-clip_value.
+    """
+    return memory_sequence(x, weights, state, clip_value, lambda interface, s: dnc_access(interface, s, usage=usage))

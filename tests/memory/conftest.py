@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from routing_ext.memory import Circuit
+
+Run = Callable[[Circuit, Tensor], Tensor]
+
+
+def _by_steps(circuit: Circuit, x: Tensor) -> Tensor:
+    circuit._reset_states()
+    return torch.cat([circuit(x_t) for x_t in x])
+
+
+def _by_unroll(circuit: Circuit, x: Tensor) -> Tensor:
+    return circuit.unroll(x)[0]
+
+
+@pytest.fixture(params=[_by_steps, _by_unroll], ids=["steps", "unroll"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """``run(circuit, x [T,B,I]) -> y [T,B,O]``: a sequence from the initial state, in each way that there is."""
+    way: Run = request.param
+    return way

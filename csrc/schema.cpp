@@ -30,6 +30,116 @@ TORCH_LIBRARY(routing_ext, m) {
       "grouped_linear_backward(Tensor grad, Tensor? y, Tensor? x, Tensor order, Tensor layout, Tensor[] weights, "
       "int[] modules, SymInt in_features, bool[3] output_mask) -> (Tensor grad_x, Tensor[] grad_weights, "
       "Tensor[] grad_biases)");
+
+  // What memory networks are made of, float32 or float64: N locations of W elements, H heads of any kind, V write heads, R read
+  // heads, S shifts (odd). Each backward pass gives the gradients of the arguments in their order.
+  //
+  // keys [B,H,W], strengths [B,H], memory [B,N,W] -> weights [B,H,N].
+  m.def("content_weights(Tensor keys, Tensor strengths, Tensor memory) -> Tensor");
+  m.def(
+      "content_weights_backward(Tensor grad, Tensor keys, Tensor strengths, Tensor memory) -> (Tensor grad_keys, "
+      "Tensor grad_strengths, Tensor grad_memory)");
+  // usage [B,N], write_weights [B,V,N], free_gates [B,R], read_weights [B,R,N] -> usage [B,N].
+  m.def("dnc_usage(Tensor usage, Tensor write_weights, Tensor free_gates, Tensor read_weights) -> Tensor");
+  m.def(
+      "dnc_usage_backward(Tensor grad, Tensor usage, Tensor write_weights, Tensor free_gates, Tensor read_weights) -> "
+      "(Tensor grad_usage, Tensor grad_write_weights, Tensor grad_free_gates, Tensor grad_read_weights)");
+  // usage [B,N], write_gates [B,V] -> allocation [B,V,N], usage [B,N], products [B,V,N]. temperature: of a softmax, which leaves
+  // the products unset; zero: by sorting. products: of what is less used than each location.
+  m.def(
+      "dnc_allocation(Tensor usage, Tensor write_gates, float temperature) -> (Tensor allocation, Tensor usage, "
+      "Tensor products)");
+  m.def(
+      "dnc_allocation_backward(Tensor? grad_allocation, Tensor? grad_usage, Tensor usage, Tensor write_gates, "
+      "Tensor products, float temperature) -> (Tensor grad_usage, Tensor grad_write_gates)");
+  // link [B,V,N,N], precedence and write_weights [B,V,N], read_weights [B,R,N] -> link, precedence, forward and backward
+  // [B,V,R,N].
+  m.def(
+      "dnc_temporal_link(Tensor link, Tensor precedence, Tensor write_weights, Tensor read_weights) -> (Tensor link, "
+      "Tensor precedence, Tensor forward, Tensor backward)");
+  m.def(
+      "dnc_temporal_link_backward(Tensor? grad_link, Tensor? grad_precedence, Tensor? grad_forward, Tensor? grad_backward, "
+      "Tensor link, Tensor precedence, Tensor write_weights, Tensor read_weights) -> (Tensor grad_link, "
+      "Tensor grad_precedence, Tensor grad_write_weights, Tensor grad_read_weights)");
+  // content [B,H,N], gates [B,H], shifts [B,H,S], sharpness [B,H], previous [B,H,N] -> weights [B,H,N].
+  m.def("ntm_location(Tensor content, Tensor gates, Tensor shifts, Tensor sharpness, Tensor previous) -> Tensor");
+  m.def(
+      "ntm_location_backward(Tensor grad, Tensor content, Tensor gates, Tensor shifts, Tensor sharpness, Tensor previous) -> "
+      "(Tensor grad_content, Tensor grad_gates, Tensor grad_shifts, Tensor grad_sharpness, Tensor grad_previous)");
+  // memory [B,N,W], write_weights [B,V,N], erase and add [B,V,W] -> memory [B,N,W].
+  m.def("memory_write(Tensor memory, Tensor write_weights, Tensor erase, Tensor add) -> Tensor");
+  m.def(
+      "memory_write_backward(Tensor grad, Tensor memory, Tensor write_weights, Tensor erase, Tensor add) -> "
+      "(Tensor grad_memory, Tensor grad_write_weights, Tensor grad_erase, Tensor grad_add)");
+  // memory [B,N,W], read_weights [B,R,N] -> [B,R,W].
+  m.def("memory_read(Tensor memory, Tensor read_weights) -> Tensor");
+  m.def(
+      "memory_read_backward(Tensor grad, Tensor memory, Tensor read_weights) -> (Tensor grad_memory, "
+      "Tensor grad_read_weights)");
+
+  // All of them, a step of a memory network between its controller and its output layer. interface [B,I], see AccessShape, and a
+  // state -> the next state, read_vectors [B,R,W], and what the backward pass needs: record [B,row].
+  m.def(
+      "dnc_access(Tensor interface, Tensor memory, Tensor usage, Tensor precedence, Tensor link, Tensor write_weights, "
+      "Tensor read_weights, bool paper_usage) -> (Tensor memory, Tensor usage, Tensor precedence, Tensor link, "
+      "Tensor write_weights, Tensor read_weights, Tensor read_vectors, Tensor record)");
+  m.def(
+      "dnc_access_backward(Tensor? grad_memory, Tensor? grad_usage, Tensor? grad_precedence, Tensor? grad_link, "
+      "Tensor? grad_write_weights, Tensor? grad_read_weights, Tensor? grad_read_vectors, Tensor interface, Tensor memory, "
+      "Tensor usage, Tensor precedence, Tensor link, Tensor write_weights, Tensor read_weights, Tensor record, "
+      "bool paper_usage) -> (Tensor grad_interface, Tensor grad_memory, Tensor grad_usage, Tensor grad_precedence, "
+      "Tensor grad_link, Tensor grad_write_weights, Tensor grad_read_weights)");
+  m.def(
+      "ntm_access(Tensor interface, Tensor memory, Tensor write_weights, Tensor read_weights) -> (Tensor memory, "
+      "Tensor write_weights, Tensor read_weights, Tensor read_vectors, Tensor record)");
+  m.def(
+      "ntm_access_backward(Tensor? grad_memory, Tensor? grad_write_weights, Tensor? grad_read_weights, "
+      "Tensor? grad_read_vectors, Tensor interface, Tensor memory, Tensor write_weights, Tensor read_weights, Tensor record) "
+      "-> (Tensor grad_interface, Tensor grad_memory, Tensor grad_write_weights, Tensor grad_read_weights)");
+
+  // A memory network over T steps: LSTM controller, accessor, output layer. x [T,B,I], float32 or float64, -> y [T,B,O].
+  // model: "dnc" or "ntm". weights: w_ih [4H,I+R*W], w_hh [4H,H], b_ih [4H], b_hh [4H]; weight [n,H] and bias [n] of each of the
+  // 10 or 12 parts of the interface, see AccessShape; weight [O,H+R*W] and bias [O] of the output.
+  // state: memory [B,N,W], usage [B,N], precedence [B,V,N], link [B,V,N,N], write weights [B,V,N], read weights [B,R,N],
+  // hidden [B,H], cell [B,H], read vectors [B,R,W]; for "ntm" without usage, precedence and link. Empty: the initial one.
+  // tape: what the backward pass needs, with every link_every-th link; empty unless `keep`.
+  m.def(
+      "memory_sequence(str model, Tensor x, Tensor[] state, Tensor[] weights, SymInt num_locations, bool paper_usage, "
+      "float clip_value, SymInt link_every, bool keep) -> (Tensor y, Tensor[] final_state, Tensor[] tape)");
+  // grad_y and grad_state: none stands for zero. link: of the state that was given. output_mask: (grad_x, grad_weights,
+  // grad_state); what is not wanted comes back empty.
+  m.def(
+      "memory_sequence_backward(str model, Tensor? grad_y, Tensor?[] grad_state, Tensor x, Tensor? link, Tensor[] weights, "
+      "Tensor[] tape, SymInt num_locations, bool paper_usage, float clip_value, SymInt link_every, bool[3] output_mask) -> "
+      "(Tensor grad_x, Tensor[] grad_weights, Tensor[] grad_initial_state)");
+  // The length of a row of the tape, for T + 1 states of B samples. sizes: I, H, O, N, W, V, R, S.
+  m.def("memory_row_size(str model, int[] sizes, ScalarType dtype) -> int");
+
+  // The same step by step, on a tape [K+1,B,row] that the caller keeps; see cpu/memory_step.cpp. packed: the weights as
+  // memory_pack gives them. Links are padded, none stands for zero (with no precedence). A step reads the tape's row `from` and
+  // writes row `to`, and copies x [B,I] to inputs[to - 1].
+  m.def("pooled_empty(int[] sizes, Tensor like) -> Tensor");
+  m.def("memory_pack(str model, Tensor x, Tensor[] weights, int num_locations, bool backward) -> Tensor");
+  m.def(
+      "memory_step(str model, int[] sizes, bool paper_usage, float clip_value, Tensor packed, Tensor x, Tensor(a!) tape, "
+      "Tensor(b!) inputs, Tensor? previous_link, Tensor(c!)? next_link, int from_row, int to_row) -> Tensor");
+  // grad_state [B,state] and grad_link: of the state after the step, become those of the one before. grads [K,B,gradients]: this
+  // step's are set.
+  m.def(
+      "memory_step_backward(str model, int[] sizes, bool paper_usage, float clip_value, Tensor packed, Tensor? grad_y, "
+      "Tensor tape, Tensor? previous_link, int step, Tensor(a!) grad_state, Tensor(b!)? grad_link, Tensor(c!) grads, "
+      "bool wants_x) -> Tensor grad_x");
+  m.def(
+      "memory_step_relink(str model, int[] sizes, Tensor tape, Tensor? previous_link, Tensor(a!) next_link, int step) -> ()");
+  m.def(
+      "memory_step_weight_gradients(str model, Tensor[] weights, int num_locations, Tensor inputs, Tensor tape, Tensor grads) "
+      "-> Tensor[]");
+  // Between a state, or its gradient, and rows of a tape. The link is not among what is exported.
+  m.def(
+      "memory_step_import(str model, Tensor inputs, Tensor[] weights, int num_locations, Tensor?[] state, bool is_gradient, "
+      "Tensor(a!) rows) -> ()");
+  m.def("memory_step_export(str model, Tensor inputs, Tensor[] weights, int num_locations, Tensor rows) -> Tensor[]");
+  m.def("memory_step_layout(str model, int[] sizes, ScalarType dtype) -> int[]");
 }
 
 // Calling a raw operator on tensors that require a gradient is an error, not a silent None: the differentiable doors are the
@@ -39,4 +149,24 @@ TORCH_LIBRARY_IMPL(routing_ext, Autograd, m) {
   m.impl("scatter_rows", torch::autograd::autogradNotImplementedFallback());
   m.impl("grouped_linear", torch::autograd::autogradNotImplementedFallback());
   m.impl("grouped_linear_backward", torch::autograd::autogradNotImplementedFallback());
+  m.impl("content_weights", torch::autograd::autogradNotImplementedFallback());
+  m.impl("content_weights_backward", torch::autograd::autogradNotImplementedFallback());
+  m.impl("dnc_usage", torch::autograd::autogradNotImplementedFallback());
+  m.impl("dnc_usage_backward", torch::autograd::autogradNotImplementedFallback());
+  m.impl("dnc_allocation", torch::autograd::autogradNotImplementedFallback());
+  m.impl("dnc_allocation_backward", torch::autograd::autogradNotImplementedFallback());
+  m.impl("dnc_temporal_link", torch::autograd::autogradNotImplementedFallback());
+  m.impl("dnc_temporal_link_backward", torch::autograd::autogradNotImplementedFallback());
+  m.impl("ntm_location", torch::autograd::autogradNotImplementedFallback());
+  m.impl("ntm_location_backward", torch::autograd::autogradNotImplementedFallback());
+  m.impl("memory_write", torch::autograd::autogradNotImplementedFallback());
+  m.impl("memory_write_backward", torch::autograd::autogradNotImplementedFallback());
+  m.impl("memory_read", torch::autograd::autogradNotImplementedFallback());
+  m.impl("memory_read_backward", torch::autograd::autogradNotImplementedFallback());
+  m.impl("dnc_access", torch::autograd::autogradNotImplementedFallback());
+  m.impl("dnc_access_backward", torch::autograd::autogradNotImplementedFallback());
+  m.impl("ntm_access", torch::autograd::autogradNotImplementedFallback());
+  m.impl("ntm_access_backward", torch::autograd::autogradNotImplementedFallback());
+  m.impl("memory_sequence", torch::autograd::autogradNotImplementedFallback());
+  m.impl("memory_sequence_backward", torch::autograd::autogradNotImplementedFallback());
 }

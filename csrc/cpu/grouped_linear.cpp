@@ -1,6 +1,5 @@
 // Divides grouped_linear among threads, one parallel region a pass. Each element of a result is summed by one thread, in an
 // order that does not depend on timing.
-#include <ATen/Parallel.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -11,15 +10,13 @@
 #include "../common/kernel_type.h"
 #include "grouped_linear_kernels.h"
 #include "pool.h"
+#include "threads.h"
 
 namespace routing_ext::cpu {
 namespace {
 
-constexpr int64_t kMultiplicationsPerThread = 1 << 18;  // fewer are not worth another thread (some 10 us)
-constexpr int64_t kRowsPerThread = 8;                   // with fewer, threads share the columns instead, if there are enough
+constexpr int64_t kRowsPerThread = 8;  // with fewer, threads share the columns instead, if there are enough
 constexpr int64_t kColumnsPerThread = 64;
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // f(KernelType<T>(), kernels for it) for a dtype that CHECK_FLOAT accepts.
 template <class F>
@@ -66,9 +63,6 @@ struct Segments {
     if (end < routing.batch) unused.push_back({end, routing.batch});
   }
 };
-
-// The t-th of `parts` parts of n things.
-Span part_of(int64_t n, int64_t t, int64_t parts) { return {n * t / parts, n * (t + 1) / parts}; }
 
 // How a product with samples as rows is divided: by rows, or by columns where there are too few.
 struct Division {
@@ -124,13 +118,6 @@ void zero_unused(const Segments& s, const int64_t* order, T* matrix, int64_t wid
     const Span part = part_of(all.size(), t, threads);
     for (int64_t i = all.begin + part.begin; i < all.begin + part.end; ++i) std::fill_n(matrix + order[i] * width, width, T{});
   }
-}
-
-template <class F>
-void in_threads(int64_t threads, const F& f) {
-  at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) f(t);
-  });
 }
 
 at::Tensor grouped_linear_cpu(const at::Tensor& x, const at::Tensor& order, const at::Tensor& layout, at::TensorList weights,

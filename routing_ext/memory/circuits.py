@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from .._states import DncState, NtmState, State
-from ..reference import dnc_sequence, ntm_sequence
+from ..ops import dnc_sequence, ntm_sequence
+from ..ops.memory_step import MemoryRun, Network, PackedWeights
 from .accessors import Accessor, DynamicAccessor, StaticAccessor
 from .controllers import LSTMController
 from .options import read_options
@@ -21,6 +22,7 @@ class Circuit(PartModule, Generic[State]):
     read_vec_vb = StateTensor("read_vectors")
 
     _State: type[State]
+    _model: ClassVar[str]
     _Accessor: ClassVar[type[Accessor]]
 
     def __init__(self, args: Any = None, **options: Any) -> None:
@@ -58,6 +60,8 @@ class Circuit(PartModule, Generic[State]):
         self._owned = self._State._fields
         self._state = self.controller._state = SequenceState()
         self.accessor._share(self._state)
+        self._steps: int | None = None  # of the last run
+        self._packed: PackedWeights | None = None
         self._cast(read["dtype"])
 
     def extra_repr(self) -> str:
@@ -94,9 +98,20 @@ class Circuit(PartModule, Generic[State]):
         """
         if input_vb.dim() == 0 or input_vb.size(-1) != self.input_dim:
             raise ValueError(f"{type(self).__name__}: input_vb must be [B, {self.input_dim}], got {list(input_vb.shape)}")
-        x = input_vb.reshape(1, -1, self.input_dim)
-        y, state = self._sequence(x, self._current(self._State, x.size(1)))
-        self._state.update(state._asdict())
+        x = input_vb.reshape(-1, self.input_dim)
+        run, weights = self._state.run, self._weights()
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(weights[0].dtype)
+        if run is None or not run.goes_on(weights):
+            batch = x.size(0)
+            state = None if self._state.is_initial() else self._current(self._State, batch)
+            network = self._network(batch)
+            if self._packed is None or not self._packed.are_of(weights):
+                self._packed = PackedWeights(network, weights)
+            run = self._state.run = MemoryRun(network, self._packed, state, expected_steps=self._steps)
+        self._check_batch(run.network.sizes["B"], x.size(0))
+        y = run.step(x)
+        self._steps = run.time
         return y
 
     def unroll(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
@@ -115,21 +130,28 @@ class Circuit(PartModule, Generic[State]):
         name = type(self).__name__
         if x.dim() != 3 or x.size(-1) != self.input_dim:
             raise ValueError(f"{name}.unroll: x must be [T, B, {self.input_dim}], got {list(x.shape)}")
-        if state is None:
-            state = self.initial_state(x.size(1))
-        for field, value in state._asdict().items():
+        for field, value in () if state is None else state._asdict().items():
             if value.shape != self._shape(field, x.size(1)):
                 raise ValueError(
                     f"{name}.unroll: state.{field} must be {list(self._shape(field, x.size(1)))}, got {list(value.shape)}"
                 )
         return self._sequence(x, state)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_packed": None}
+
     def _weights(self) -> list[Tensor]:
         """All parameters, in the order of the operators."""
         linears = [*self.accessor._linears(), self.hid_to_out]
         return self.controller._weights() + [t for linear in linears for t in (linear.weight, linear.bias)]
 
-    def _sequence(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def _network(self, batch: int) -> Network:
+        """What :class:`MemoryRun` is told of this circuit."""
+        shifts = self.accessor.write_heads.num_allowed_shifts if self._model == "ntm" else 0
+        sizes = {**self._sizes, "B": batch, "I": self.input_dim, "O": self.output_dim, "S": shifts}
+        return Network(self._model, sizes, self.usage == "paper", self.clip_value)
+
+    def _sequence(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
         raise NotImplementedError
 
 
@@ -161,10 +183,13 @@ class DNCCircuit(Circuit[DncState]):
     """
 
     _State = DncState
+    _model = "dnc"
     _Accessor = DynamicAccessor
 
-    def _sequence(self, x: Tensor, state: DncState) -> tuple[Tensor, DncState]:
-        return dnc_sequence(x, self._weights(), state, usage=self.usage, clip_value=self.clip_value)
+    def _sequence(self, x: Tensor, state: DncState | None) -> tuple[Tensor, DncState]:
+        return dnc_sequence(
+            x, self._weights(), state, num_locations=self.mem_hei, usage=self.usage, clip_value=self.clip_value
+        )
 
 
 class NTMCircuit(Circuit[NtmState]):
@@ -175,7 +200,8 @@ class NTMCircuit(Circuit[NtmState]):
     """
 
     _State = NtmState
+    _model = "ntm"
     _Accessor = StaticAccessor
 
-    def _sequence(self, x: Tensor, state: NtmState) -> tuple[Tensor, NtmState]:
-        return ntm_sequence(x, self._weights(), state, clip_value=self.clip_value)
+    def _sequence(self, x: Tensor, state: NtmState | None) -> tuple[Tensor, NtmState]:
+        return ntm_sequence(x, self._weights(), state, num_locations=self.mem_hei, clip_value=self.clip_value)

@@ -10,37 +10,69 @@ import torch
 from torch import Tensor, nn
 
 from .._states import SHAPES, State, initial_tensor
+from ..ops.memory_step import MemoryRun
 
 
 class SequenceState:
     """Tensors by the names of the fields of :class:`DncState`, shared by a circuit and its parts.
 
-    A field without a tensor has its initial value, whatever the batch turns out to be. Copies and pickles have the numbers
-    without their history.
+    While a circuit takes its steps, the state is in its run. Who looks at it makes tensors of it, from which the circuit goes
+    on: as everywhere in autograd, hooks on them run, and what is done to them is done to the sequence. A field without a tensor
+    has its initial value, whatever the batch turns out to be. Copies and pickles have the numbers without their history.
     """
 
     def __init__(self) -> None:
         self._fields: dict[str, Tensor] = {}
+        self._run: MemoryRun | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_fields": {name: t.detach() for name, t in self._fields.items()}}
+        self.settle()
+        return {"_fields": {name: t.detach() for name, t in self._fields.items()}, "_run": None}
+
+    @property
+    def run(self) -> MemoryRun | None:
+        """Which has the state, if it is not in tensors."""
+        return self._run
+
+    @run.setter
+    def run(self, run: MemoryRun) -> None:
+        self._run = run
+        self._fields = {}
+
+    def settle(self) -> None:
+        """Takes the state from the run, which ends with that."""
+        if self._run is not None:
+            self._fields = self._run.state()._asdict()
+            self._run = None
 
     def get(self, field: str) -> Tensor | None:
+        self.settle()
         return self._fields.get(field)
 
     def update(self, fields: Mapping[str, Tensor]) -> None:
+        self.settle()
         self._fields.update(fields)
 
     def clear(self, fields: Iterable[str]) -> None:
+        fields = set(fields)
+        if self._run is not None and fields.issuperset(self._run.network.kind._fields):
+            self._run = None
+        self.settle()
         for field in fields:
             self._fields.pop(field, None)
 
     def apply(self, function: Callable[[Tensor], Tensor]) -> None:
+        self.settle()
         self._fields = {name: function(t) for name, t in self._fields.items()}
 
     def batch(self) -> int | None:
         """B of the sequence under way, None before its first step."""
+        if self._run is not None:
+            return self._run.network.sizes["B"]
         return next((t.size(0) for t in self._fields.values()), None)
+
+    def is_initial(self) -> bool:
+        return self._run is None and not self._fields
 
 
 class StateTensor:
@@ -119,13 +151,16 @@ class PartModule(Part, nn.Module):
     def _current(self, kind: type[State], batch: int) -> State:
         """The whole state, for this many samples."""
         state = kind(*(self._field(field, batch) for field in kind._fields))
-        for field, value in zip(kind._fields, state, strict=True):
-            if value.size(0) != batch:
-                raise ValueError(
-                    f"{type(self).__name__}: batch must be that of the sequence under way, whose {field} has "
-                    f"{value.size(0)} samples, got {batch}; _reset_states() begins another sequence"
-                )
+        for value in state:
+            self._check_batch(value.size(0), batch)
         return state
+
+    def _check_batch(self, under_way: int, batch: int) -> None:
+        if under_way != batch:
+            raise ValueError(
+                f"{type(self).__name__}: batch must be that of the sequence under way, {under_way}, got {batch}; "
+                "_reset_states() begins another sequence"
+            )
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self._state.apply(fn)  # as often as there are parts that share it, which changes nothing

@@ -305,7 +305,7 @@ def test_sequences_of_other_batches(make: Callable[..., Circuit]) -> None:
     for batch in (4, 3, 1):
         circuit._reset_states()
         torch.testing.assert_close(steps(circuit, inputs(3, batch)), circuit.unroll(inputs(3, batch))[0])
-    with pytest.raises(ValueError, match=r"batch must be that of the sequence under way, .* 1 samples, got 4"):
+    with pytest.raises(ValueError, match="batch must be that of the sequence under way, 1, got 4"):
         circuit(inputs(1, 4)[0])
 
 

@@ -156,17 +156,12 @@ inline void transpose_rows(const Row& row, int64_t rows, int64_t columns, bool p
   }
 }
 
-// Row k of the panels of a matrix [depth, columns], the columns first..first+count-1 of it. The last piece of a row pads it.
+// Row k of the panels of a matrix [depth, columns].
 template <class C>
-inline void pack_piece(const C* piece, int64_t first, int64_t count, int64_t columns, int64_t depth, int64_t k, C* panels) {
-  for (int64_t c = first; c < first + count;) {
-    const int64_t panel = c / kSkinnyColumns<C> * kSkinnyColumns<C>;
-    const int64_t width = least(kSkinnyColumns<C>, columns - panel), end = least(first + count, panel + width);
-    C* const row = panels + panel * depth + k * padded<C>(width);
-    for (; c < end; ++c) row[c - panel] = *piece++;
-    if (end == columns) {
-      for (; c < panel + padded<C>(width); ++c) row[c - panel] = 0;
-    }
+inline void pack_row_of_panels(const C* row, int64_t columns, int64_t depth, int64_t k, C* panels) {
+  for (int64_t c = 0; c < columns; c += kSkinnyColumns<C>) {
+    const int64_t width = least(kSkinnyColumns<C>, columns - c);
+    pack_row(row + c, width, panels + c * depth + k * padded<C>(width));
   }
 }
 

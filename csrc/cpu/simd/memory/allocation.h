@@ -65,8 +65,8 @@ inline void update_usage_backward(const UsageWeights<C>& weights, const C* usage
 //
 //   allocation_i = (1 - s_i) prod_{j before i} s_j,  s = eps + (1 - eps) usage
 //
-// j comes before i if s_j < s_i, or if they are equal and j < i. Nothing is sorted: the comparisons are one pass over all pairs,
-// and without branches that is the faster way up to some thousand locations.
+// j comes before i if s_j < s_i, or if they are equal and j < i. Up to some thousand locations nothing is sorted: the comparisons
+// are one pass over all pairs, and without branches that is the faster way.
 
 template <class C>
 inline Vec<C> above_zero(Vec<C> usage) {
@@ -103,50 +103,123 @@ inline void for_each_pair(int64_t locations, int64_t n, const C* s, const Begin&
   });
 }
 
-// product [n]: of the s that come before each.
+inline constexpr int64_t kMostCompared = 2048;
+inline constexpr int64_t kSortedByInsertion = 16;
+
+// The locations by ascending s, equal ones by ascending index: a merge sort. order [2n]: scratch, in which the result lies.
 template <class C>
-inline void products_before(int64_t locations, int64_t n, const C* s, C* product) {
+inline const Integer<C>* sort_locations(int64_t locations, int64_t n, const C* s, Integer<C>* order) {
+  Integer<C>*from = order, *to = order + n;
+  for (int64_t i = 0; i < locations; ++i) {
+    int64_t j = i;
+    for (; j % kSortedByInsertion != 0 && s[from[j - 1]] > s[i]; --j) from[j] = from[j - 1];
+    from[j] = static_cast<Integer<C>>(i);
+  }
+  for (int64_t run = kSortedByInsertion; run < locations; run *= 2) {
+    for (int64_t begin = 0; begin < locations; begin += 2 * run) {
+      const int64_t middle = least(begin + run, locations), end = least(middle + run, locations);
+      int64_t left = begin, right = middle;
+      for (int64_t i = begin; i < end; ++i) {
+        const bool from_right = left == middle || (right < end && s[from[right]] < s[from[left]]);
+        to[i] = from[from_right ? right : left];
+        left += !from_right, right += from_right;
+      }
+    }
+    Integer<C>* const sorted = to;
+    to = from, from = sorted;
+  }
+  return from;
+}
+
+// product [n]: of the s that come before each. scratch [2n].
+template <class C>
+inline void products_before(int64_t locations, int64_t n, const C* s, C* scratch, C* product) {
+  if (locations > kMostCompared) {
+    const Integer<C>* const order = sort_locations(locations, n, s, reinterpret_cast<Integer<C>*>(scratch));
+    C before = 1;
+    for (int64_t k = 0; k < locations; ++k) product[order[k]] = before, before *= s[order[k]];
+    return clear_padding(product, locations, n);
+  }
   for_each_pair<C, false>(
       locations, n, s, [] { return broadcast(C(1)); }, [&](Vec<C> x, int64_t j) { return x * s[j]; },
       [&](int64_t i, Vec<C> x) { store(product + i, x); });
 }
-// sums [n]: of the x that come after each.
+// sums [n]: of the x that come after each. scratch [2n].
 template <class C>
-inline void sums_after(int64_t locations, int64_t n, const C* s, const C* x, C* sums) {
+inline void sums_after(int64_t locations, int64_t n, const C* s, const C* x, C* scratch, C* sums) {
+  if (locations > kMostCompared) {
+    const Integer<C>* const order = sort_locations(locations, n, s, reinterpret_cast<Integer<C>*>(scratch));
+    C after = 0;
+    for (int64_t k = locations - 1; k >= 0; --k) sums[order[k]] = after, after += x[order[k]];
+    return clear_padding(sums, locations, n);
+  }
   for_each_pair<C, true>(
       locations, n, s, [] { return Vec<C>{}; }, [&](Vec<C> y, int64_t j) { return y + x[j]; },
       [&](int64_t i, Vec<C> y) { store(sums + i, y); });
 }
 
-// One head. s [n]: scratch. product [n] is kept for the backward pass.
 template <class C>
-inline void allocate(int64_t locations, int64_t n, const C* usage, C* s, C* product, C* allocation) {
-  for (int64_t i = 0; i < n; i += kLanes<C>) store(s + i, above_zero<C>(load(usage + i)));
-  products_before(locations, n, s, product);
-  for (int64_t i = 0; i < n; i += kLanes<C>) store(allocation + i, (C(1) - load(s + i)) * load(product + i));
+inline void allocation_of_products(int64_t locations, int64_t n, const C* usage, const C* product, C* allocation) {
+  for (int64_t i = 0; i < n; i += kLanes<C>)
+    store(allocation + i, (C(1) - above_zero<C>(load(usage + i))) * load(product + i));
   clear_padding(allocation, locations, n);
 }
 
-// grad_usage [n] += that of `grad` [n]. s, x, sums [n]: scratch.
+// One head. product [n] is kept for the backward pass. scratch [3n].
 template <class C>
-inline void allocate_backward(int64_t locations, int64_t n, const C* usage, const C* product, const C* grad, C* s, C* x,
-                              C* sums, C* grad_usage) {
+inline void allocate(int64_t locations, int64_t n, const C* usage, C* scratch, C* product, C* allocation) {
+  C* const s = scratch + 2 * n;
+  for (int64_t i = 0; i < n; i += kLanes<C>) store(s + i, above_zero<C>(load(usage + i)));
+  products_before(locations, n, s, scratch, product);
+  allocation_of_products(locations, n, usage, product, allocation);
+}
+
+// grad_usage [n] += that of `grad` [n]. scratch [5n].
+template <class C>
+inline void allocate_backward(int64_t locations, int64_t n, const C* usage, const C* product, const C* grad, C* scratch,
+                              C* grad_usage) {
+  C *const s = scratch + 2 * n, *const x = s + n, *const sums = x + n;
   for (int64_t i = 0; i < n; i += kLanes<C>) {
     const Vec<C> own = above_zero<C>(load(usage + i));
     store(s + i, own);
     store(x + i, (C(1) - own) * load(product + i) * load(grad + i));
   }
-  sums_after(locations, n, s, x, sums);
+  sums_after(locations, n, s, x, scratch, sums);
   for (int64_t i = 0; i < n; i += kLanes<C>) {
     const Vec<C> of_s = load(sums + i) / load(s + i) - load(product + i) * load(grad + i);
     store(grad_usage + i, load(grad_usage + i) + (C(1) - C(kEpsilon)) * of_s);
   }
 }
 
-// usage + (1 - usage) amount: what is written by an allocation counts as used.
+// By softmax((1 - usage) / temperature) instead.
 template <class C>
-inline Vec<C> more_used(Vec<C> usage, Vec<C> amount) {
-  return usage + (C(1) - usage) * amount;
+inline void allocate_by_softmax(int64_t locations, int64_t n, const C* usage, C temperature, C* allocation) {
+  for (int64_t i = 0; i < n; i += kLanes<C>) store(allocation + i, (C(1) - load(usage + i)) / temperature);
+  fill(allocation + locations, n - locations, allocation[0]);
+  softmax(locations, n, allocation);
+}
+template <class C>
+inline void allocate_by_softmax_backward(int64_t n, C temperature, const C* allocation, const C* grad, C* grad_usage) {
+  Vec<C> along = {};
+  for (int64_t i = 0; i < n; i += kLanes<C>) along += load(grad + i) * load(allocation + i);
+  const C mean = sum<C>(along);
+  for (int64_t i = 0; i < n; i += kLanes<C>)
+    store(grad_usage + i, load(grad_usage + i) - load(allocation + i) * (load(grad + i) - mean) / temperature);
+}
+
+// usage + (1 - usage) amount allocation: what is written by an allocation counts as used.
+template <class C>
+inline Vec<C> more_used(Vec<C> usage, C amount, Vec<C> allocation) {
+  return usage + (C(1) - usage) * (amount * allocation);
+}
+template <class C>
+struct MoreUsedGradient {
+  Vec<C> usage, amount, allocation;  // the amount's is to be summed
+};
+template <class C>
+inline MoreUsedGradient<C> more_used_backward(Vec<C> grad, Vec<C> usage, C amount, Vec<C> allocation) {
+  const Vec<C> unused = grad * (C(1) - usage);
+  return {grad * (C(1) - amount * allocation), unused * allocation, unused * amount};
 }
 
 }  // namespace

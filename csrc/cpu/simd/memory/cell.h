@@ -4,6 +4,7 @@
 #include "../controller.h"
 #include "../skinny.h"
 #include "dnc.h"
+#include "ntm.h"
 
 namespace routing_ext::cpu {
 namespace {
@@ -11,7 +12,7 @@ namespace {
 template <class C>
 constexpr AccessKernels<C> dnc_kernels = {dnc_forward<C>, dnc_backward<C>, dnc_relink<C>};
 template <class C>
-constexpr AccessKernels<C> ntm_kernels = {};
+constexpr AccessKernels<C> ntm_kernels = {ntm_forward<C>, ntm_backward<C>, nullptr};
 
 template <class C>
 inline const AccessKernels<C>& access_kernels(MemoryKind kind) {
@@ -105,7 +106,8 @@ void cell_forward(const CellShape& s, const CellStep<C>& step) {
                   {previous + at.small, previous + at.memory, step.previous_link ? step.previous_link + link : nullptr},
                   {next + at.small, next + at.memory, step.next_link + link},
                   next + at.record,
-                  next + at.features + s.hidden});
+                  next + at.features + s.hidden,
+                  step.scratch});
   }
 
   skinny_product<C>(step.rows, {{features.data, row}, s.features()}, step.packed + packed.output, s.output,

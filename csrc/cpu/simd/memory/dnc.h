@@ -68,7 +68,7 @@ void dnc_forward(const AccessShape& s, const AccessStep<C>& step) {
     const C gate = x.write_gates[v], by_allocation = x.allocation_gates[v], amount = allocation_amount<C>(s, gates, v);
     for (int64_t i = 0; i < n; i += kLanes<C>) {
       const Vec<C> allocation = load(weights + i);
-      store(usage + i, more_used<C>(load(usage + i), amount * allocation));
+      store(usage + i, more_used<C>(load(usage + i), amount, allocation));
       store(weights + i, gate * (by_allocation * allocation + (C(1) - by_allocation) * load(content + i)));
     }
   }
@@ -90,11 +90,7 @@ void dnc_forward(const AccessShape& s, const AccessStep<C>& step) {
       update_link(Link<C>{locations, n, step.previous.link + v * locations * n, w, p}, link, s.reads, before + at.read_weights,
                   along, against);
     }
-    Vec<C> total = {};
-    for (int64_t i = 0; i < n; i += kLanes<C>) total += load(w + i);
-    const C kept = C(1) - sum<C>(total);
-    C* const precedence = after + at.precedence + v * n;
-    for (int64_t i = 0; i < n; i += kLanes<C>) store(precedence + i, kept * load(p + i) + load(w + i));
+    update_precedence(n, w, p, after + at.precedence + v * n);
   }
 
   key_products(s.reads, record + at.read_keys, at.words, step.next.memory, word, n, record + at.read_cosine);
@@ -132,7 +128,7 @@ void dnc_backward(const AccessShape& s, const AccessStepBackward<C>& step) {
   C* const of_allocation = scratch.take(s.writes * n);
   C *const allocation = scratch.take(s.writes * n), *const usages = scratch.take(s.writes * n);
   C *const of_norms = scratch.take(n), *const of_usage = scratch.take(n);
-  C *const ranked = scratch.take(n), *const terms = scratch.take(n), *const sums = scratch.take(n);
+  C* const of_allocating = scratch.take(5 * n);
   C *const of_write_keys = scratch.take(s.writes * at.words), *const of_read_keys = scratch.take(s.reads * at.words);
   C *const of_erase = scratch.take(s.writes * at.words), *const of_add = scratch.take(s.writes * at.words);
   DncScalars<C> of(s, scratch.take(8 * at.kAlign + (s.writes + s.reads) * (modes + 8)));
@@ -164,16 +160,7 @@ void dnc_backward(const AccessShape& s, const AccessStepBackward<C>& step) {
   for (int64_t v = 0; v < s.writes; ++v) {
     const C *const w = after + at.write_weights + v * n, *const p = before + at.precedence + v * n;
     C *const of_w = of_write_weights + v * n, *const of_p = grad + at.precedence + v * n;
-    Vec<C> both[2] = {};
-    for (int64_t i = 0; i < n; i += kLanes<C>) both[0] += load(w + i), both[1] += load(p + i) * load(of_p + i);
-    C total[2];
-    store_sums<C>(both, total);
-    for (int64_t i = 0; i < n; i += kLanes<C>) {
-      const Vec<C> g = load(of_p + i);
-      store(of_w + i, load(of_w + i) + g - total[1]);
-      store(of_p + i, (C(1) - total[0]) * g);
-    }
-    clear_padding(of_w, locations, n);
+    update_precedence_backward(locations, n, w, p, of_p, of_w);
 
     for (int64_t r = 0; r < s.reads; ++r) {
       const int64_t row = (v * s.reads + r) * n;
@@ -186,6 +173,7 @@ void dnc_backward(const AccessShape& s, const AccessStepBackward<C>& step) {
         store(of_forward + r * n + i, forward_mode * load(g + i));
         store(of_backward + r * n + i, backward_mode * load(g + i));
       }
+      C total[2];
       store_sums<C>(of_modes, total);
       of.modes[r * modes + s.writes + v] = total[0], of.modes[r * modes + v] = total[1];
     }
@@ -210,12 +198,10 @@ void dnc_backward(const AccessShape& s, const AccessStepBackward<C>& step) {
   for (int64_t v = 0; v < s.writes; ++v) {
     const C *const u = usages + v * n, *const product = record + at.allocation_product + v * n;
     const C amount = allocation_amount<C>(s, x, v);
-    for (int64_t i = 0; i < n; i += kLanes<C>) {
-      const Vec<C> a = (C(1) - above_zero<C>(load(u + i))) * load(product + i);
-      store(allocation + v * n + i, a);
-      if (v + 1 < s.writes) store(usages + (v + 1) * n + i, more_used<C>(load(u + i), amount * a));
-    }
-    clear_padding(allocation + v * n, locations, n);
+    C* const a = allocation + v * n;
+    allocation_of_products(locations, n, u, product, a);
+    if (v + 1 == s.writes) break;
+    for (int64_t i = 0; i < n; i += kLanes<C>) store(usages + (v + 1) * n + i, more_used<C>(load(u + i), amount, load(a + i)));
   }
   fill(of_norms, n, C(0));
   for (int64_t i = 0; i < n; i += kLanes<C>) store(of_usage + i, s.paper_usage ? Vec<C>{} : load(grad + at.usage + i));
@@ -226,20 +212,19 @@ void dnc_backward(const AccessShape& s, const AccessStepBackward<C>& step) {
     Vec<C> of_gates[3] = {};  // write gate, allocation gate, amount
     for (int64_t i = 0; i < n; i += kLanes<C>) {
       const Vec<C> by = load(a + i), c = load(content + i), of_w = load(g + i);
-      const Vec<C> used = load(of_usage + i), unused = used * (C(1) - load(u + i));
+      const MoreUsedGradient<C> more = more_used_backward<C>(load(of_usage + i), load(u + i), amount, by);
       of_gates[0] += of_w * (by_allocation * by + (C(1) - by_allocation) * c);
       of_gates[1] += of_w * gate * (by - c);
-      of_gates[2] += unused * by;
-      store(of_allocation + v * n + i, of_w * (gate * by_allocation) + unused * amount);
+      of_gates[2] += more.amount;
+      store(of_allocation + v * n + i, of_w * (gate * by_allocation) + more.allocation);
       store(of_write_content + v * n + i, of_w * (gate * (C(1) - by_allocation)));
-      store(of_usage + i, used * (C(1) - amount * by));
+      store(of_usage + i, more.usage);
     }
     C total[3];
     store_sums<C>(of_gates, total);
     of.write_gates[v] = total[0] + total[2] * (s.paper_usage ? by_allocation : C(1));
     of.allocation_gates[v] = total[1] + (s.paper_usage ? total[2] * gate : C(0));
-    allocate_backward(locations, n, u, record + at.allocation_product + v * n, of_allocation + v * n, ranked, terms, sums,
-                      of_usage);
+    allocate_backward(locations, n, u, record + at.allocation_product + v * n, of_allocation + v * n, of_allocating, of_usage);
     const ContentGradient<C> key =
         content_weights_backward(x.write_strengths[v], x.write_norms[v], before + at.norms, n,
                                  record + at.write_cosine + v * n, content, of_write_content + v * n, of_norms);

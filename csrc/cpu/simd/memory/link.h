@@ -131,6 +131,29 @@ inline void relink(const Link<C>& link, C* next) {
   }
 }
 
+// next [n] = (1 - sum w) p + w.
+template <class C>
+inline void update_precedence(int64_t n, const C* w, const C* p, C* next) {
+  Vec<C> total = {};
+  for (int64_t i = 0; i < n; i += kLanes<C>) total += load(w + i);
+  const C kept = C(1) - sum<C>(total);
+  for (int64_t i = 0; i < n; i += kLanes<C>) store(next + i, kept * load(p + i) + load(w + i));
+}
+// grad [n]: of the next precedence, becomes that of p. grad_weights [n] is added to.
+template <class C>
+inline void update_precedence_backward(int64_t locations, int64_t n, const C* w, const C* p, C* grad, C* grad_weights) {
+  Vec<C> both[2] = {};
+  for (int64_t i = 0; i < n; i += kLanes<C>) both[0] += load(w + i), both[1] += load(p + i) * load(grad + i);
+  C total[2];
+  store_sums<C>(both, total);
+  for (int64_t i = 0; i < n; i += kLanes<C>) {
+    const Vec<C> g = load(grad + i);
+    store(grad_weights + i, load(grad_weights + i) + g - total[1]);
+    store(grad + i, (C(1) - total[0]) * g);
+  }
+  clear_padding(grad_weights, locations, n);
+}
+
 template <class C>
 struct LinkGradients {
   C* link;                         // [N,n]: of the next link, becomes that of the previous one

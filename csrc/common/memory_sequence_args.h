@@ -1,0 +1,168 @@
+// The arguments of memory_sequence and its backward pass, checked. Shared by the CPU and the CUDA glue.
+//
+// T steps, B samples, I inputs, H hidden units, O outputs, N locations of W elements, V write heads, R read heads, S shifts.
+#pragma once
+#include <ATen/core/DimVector.h>
+#include <ATen/core/Tensor.h>
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "checks.h"
+
+namespace routing_ext {
+
+using Shape = at::DimVector;
+
+// What the weights say of a network's sizes, and its number of locations.
+struct MemorySizes {
+  bool dnc;
+  int64_t steps, batch, input, hidden, output;     // T, B, I, H, O
+  int64_t locations, word, writes, reads, shifts;  // N, W, V, R, S
+  std::vector<int64_t> interface;                  // outputs of each part
+
+  // The weights: four of the LSTM, weight and bias of each part of the interface and of the output layer.
+  MemorySizes(const char* op, std::string_view model, const at::Tensor& x, at::TensorList weights, int64_t num_locations)
+      : dnc(model == "dnc"), locations(num_locations) {
+    CHECK_ARG(op, "model", dnc || model == "ntm", "must be dnc or ntm, got ", model);
+    CHECK_DIM(op, x, 3);
+    CHECK_ARG(op, "x", x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble, "must be float32 or float64, got ",
+              x.scalar_type());
+    CHECK_ARG(op, "num_locations", locations >= 1, "must be at least 1, got ", locations);
+    const size_t parts = dnc ? 10 : 12, count = 4 + 2 * parts + 2;
+    CHECK_ARG(op, "weights", weights.size() == count, "must be ", count, " tensors for ", model, ", got ", weights.size());
+    const auto size_of = [&](size_t i, int64_t dim) {
+      CHECK_ARG(op, "weights", weights[i].dim() == 2, "must have 2 dimensions at ", i, ", got ", weights[i].sizes());
+      return weights[i].size(dim);
+    };
+    const auto part = [&](size_t p) { return size_of(4 + 2 * p, 0); };  // of the interface
+    steps = x.size(0), batch = x.size(1), input = x.size(2);
+    hidden = size_of(1, 1), output = size_of(count - 2, 0);
+    writes = part(1), reads = part(dnc ? 7 : 8);
+    CHECK_ARG(op, "weights", hidden >= 1 && output >= 1 && writes >= 1 && reads >= 1,
+              "must be of at least one hidden unit, output, write head and read head, got ", hidden, ", ", output, ", ",
+              writes, " and ", reads);
+    word = part(0) / writes, shifts = dnc ? 0 : part(3) / writes;
+    CHECK_ARG(op, "weights", word >= 1, "must be of words of at least one element, got write keys of shape ",
+              weights[4].sizes());
+    CHECK_ARG(op, "weights", dnc || shifts % 2 == 1, "must be of an odd number of shifts, got ", shifts);
+
+    const int64_t vw = writes * word, rw = reads * word, v = writes, r = reads;
+    interface = dnc ? std::vector<int64_t>{vw, v, v, v, vw, vw, rw, r, r, r * (2 * v + 1)}
+                    : std::vector<int64_t>{vw, v, v, v * shifts, v, vw, vw, rw, r, r, r * shifts, r};
+    const std::vector<Shape> shapes = weight_shapes();
+    for (size_t i = 0; i < count; ++i) {
+      const at::Tensor& w = weights[i];
+      CHECK_ARG(op, "weights", w.sizes() == at::IntArrayRef(shapes[i]), "must have shape ", at::IntArrayRef(shapes[i]), " at ",
+                i, ", got ", w.sizes());
+      check_like(op, "weights", i, w, x);
+    }
+  }
+
+  std::vector<Shape> weight_shapes() const {
+    std::vector<Shape> shapes{{4 * hidden, input + reads * word}, {4 * hidden, hidden}, {4 * hidden}, {4 * hidden}};
+    for (const int64_t n : interface) shapes.push_back({n, hidden}), shapes.push_back({n});
+    shapes.push_back({output, hidden + reads * word});
+    shapes.push_back({output});
+    return shapes;
+  }
+  // memory, usage, precedence, link, write weights, read weights, hidden, cell, read vectors; NTM: without the three behind memory.
+  std::vector<Shape> state_shapes() const {
+    const int64_t b = batch, n = locations;
+    std::vector<Shape> shapes{{b, n, word}};
+    if (dnc) shapes.insert(shapes.end(), {{b, n}, {b, writes, n}, {b, writes, n, n}});
+    shapes.insert(shapes.end(), {{b, writes, n}, {b, reads, n}, {b, hidden}, {b, hidden}, {b, reads, word}});
+    return shapes;
+  }
+  static constexpr size_t kLink = 3;  // its place in the state
+
+  static void check_like(const char* op, const char* argument, size_t i, const at::Tensor& t, const at::Tensor& x) {
+    CHECK_ARG(op, argument, t.scalar_type() == x.scalar_type(), "must have the dtype of x, ", x.scalar_type(), ", at ", i,
+              ", got ", t.scalar_type());
+    CHECK_ARG(op, argument, t.device() == x.device(), "must be on ", x.device(), " at ", i, ", got ", t.device());
+  }
+};
+
+inline std::vector<at::Tensor> contiguous_tensors(at::TensorList tensors) {
+  std::vector<at::Tensor> all;
+  all.reserve(tensors.size());
+  for (const at::Tensor& t : tensors) all.push_back(t.contiguous());
+  return all;
+}
+
+struct MemorySequenceArgs {
+  static constexpr const char* kOp = "memory_sequence";
+
+  MemorySizes sizes;
+  at::Tensor x;                            // [T,B,I]
+  std::vector<at::Tensor> weights, state;  // the state may be empty: the initial one
+  int64_t link_every;
+
+  MemorySequenceArgs(std::string_view model, const at::Tensor& x_, at::TensorList state_, at::TensorList weights_,
+                     int64_t num_locations, int64_t link_every_)
+      : sizes(kOp, model, x_, weights_, num_locations),
+        x(x_.contiguous()),
+        weights(contiguous_tensors(weights_)),
+        link_every(link_every_) {
+    CHECK_ARG(kOp, "link_every", link_every >= 1, "must be at least 1, got ", link_every);
+    if (state_.empty()) return;
+    const std::vector<Shape> shapes = sizes.state_shapes();
+    CHECK_ARG(kOp, "state", state_.size() == shapes.size(), "must be ", shapes.size(), " tensors, or none, got ",
+              state_.size());
+    for (size_t i = 0; i < shapes.size(); ++i) {
+      CHECK_ARG(kOp, "state", state_[i].sizes() == at::IntArrayRef(shapes[i]), "must have shape ", at::IntArrayRef(shapes[i]),
+                " at ", i, ", got ", state_[i].sizes());
+      MemorySizes::check_like(kOp, "state", i, state_[i], x_);
+    }
+    state = contiguous_tensors(state_);
+  }
+};
+
+struct MemorySequenceBackwardArgs {
+  static constexpr const char* kOp = "memory_sequence_backward";
+
+  MemorySizes sizes;
+  at::Tensor grad_y;                   // [T,B,O], or undefined: zero
+  std::vector<at::Tensor> grad_state;  // of the final state, each perhaps undefined: zero
+  at::Tensor x, link;                  // link: the initial one, or undefined: zero
+  std::vector<at::Tensor> weights;
+  int64_t link_every;
+  bool wants_x, wants_weights, wants_state;
+
+  MemorySequenceBackwardArgs(std::string_view model, const std::optional<at::Tensor>& grad_y_,
+                             const c10::List<std::optional<at::Tensor>>& grad_state_, const at::Tensor& x_,
+                             const std::optional<at::Tensor>& link_, at::TensorList weights_, int64_t num_locations,
+                             int64_t link_every_, std::array<bool, 3> output_mask)
+      : sizes(kOp, model, x_, weights_, num_locations),
+        x(x_.contiguous()),
+        weights(contiguous_tensors(weights_)),
+        link_every(link_every_),
+        wants_x(output_mask[0]),
+        wants_weights(output_mask[1]),
+        wants_state(output_mask[2]) {
+    CHECK_ARG(kOp, "link_every", link_every >= 1, "must be at least 1, got ", link_every);
+    const std::vector<Shape> shapes = sizes.state_shapes();
+    CHECK_ARG(kOp, "grad_state", grad_state_.size() == shapes.size(), "must be ", shapes.size(), " tensors, got ",
+              grad_state_.size());
+    grad_y = saved("grad_y", grad_y_, {sizes.steps, sizes.batch, sizes.output});
+    for (size_t i = 0; i < shapes.size(); ++i) grad_state.push_back(saved("grad_state", grad_state_.get(i), shapes[i]));
+    link = saved("link", link_, {sizes.batch, sizes.writes, sizes.locations, sizes.locations});
+  }
+
+ private:
+  // Contiguous; undefined if it is not there.
+  at::Tensor saved(const char* argument, const std::optional<at::Tensor>& t, const Shape& shape) const {
+    if (!t.has_value() || !t->defined()) return {};
+    CHECK_ARG(kOp, argument, t->sizes() == at::IntArrayRef(shape), "must have shape ", at::IntArrayRef(shape), ", got ",
+              t->sizes());
+    CHECK_ARG(kOp, argument, t->scalar_type() == x.scalar_type(), "must have the dtype of x, ", x.scalar_type(), ", got ",
+              t->scalar_type());
+    CHECK_ARG(kOp, argument, t->device() == x.device(), "must be on ", x.device(), ", got ", t->device());
+    return t->contiguous();
+  }
+};
+
+}  // namespace routing_ext

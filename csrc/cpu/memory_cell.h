@@ -1,0 +1,84 @@
+// A memory network as its kernels want it, from the tensors of the caller. Shared by whole sequences and single steps.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+#include "../common/kernel_type.h"
+#include "../common/memory_sequence_args.h"
+#include "memory_cell_kernels.h"
+#include "pool.h"
+#include "threads.h"
+
+namespace routing_ext::cpu {
+
+// f(KernelType<C>(), kernels for it) for float or double.
+template <class F>
+void with_memory_kernels(at::ScalarType dtype, const F& f) {
+  const AllMemoryKernels& k = memory_kernels();
+  if (dtype == at::kFloat) return f(KernelType<float>(), k.f32);
+  return f(KernelType<double>(), k.f64);
+}
+
+inline CellShape cell_shape(const MemorySizes& s, bool paper_usage, double clip_value) {
+  return {{s.dnc ? MemoryKind::dnc : MemoryKind::ntm, s.locations, s.word, s.reads, s.writes, s.shifts, paper_usage},
+          s.input,
+          s.hidden,
+          s.output,
+          clip_value};
+}
+
+template <class C>
+C* data_of(const at::Tensor& t) {
+  if (!t.defined()) return nullptr;
+  if constexpr (std::is_const_v<C>) {
+    return static_cast<C*>(t.const_data_ptr());
+  } else {
+    return static_cast<C*>(t.mutable_data_ptr());
+  }
+}
+
+// C: float or double, const for what the caller gave.
+template <class C>
+class WeightPointers {
+ public:
+  WeightPointers(const MemorySizes& s, const std::vector<at::Tensor>& weights) {
+    for (size_t p = 0; p < s.interface.size(); ++p) {
+      C *const weight = data_of<C>(weights[4 + 2 * p]), *const bias = data_of<C>(weights[5 + 2 * p]);
+      for (int64_t i = 0; i < s.interface[p]; ++i) rows_.push_back(weight + i * s.hidden), biases_.push_back(bias + i);
+    }
+    const size_t output = weights.size() - 2;
+    cell_ = {data_of<C>(weights[0]), data_of<C>(weights[1]), data_of<C>(weights[2]),      data_of<C>(weights[3]),
+             rows_.data(),           biases_.data(),         data_of<C>(weights[output]), data_of<C>(weights[output + 1])};
+  }
+  WeightPointers(const WeightPointers&) = delete;
+  const CellWeights<C>& operator*() const { return cell_; }
+
+ private:
+  std::vector<C*> rows_, biases_;
+  CellWeights<C> cell_;
+};
+
+// Of the tensors of a state in the order of MemorySizes::state_shapes, any of them undefined, or none at all.
+template <class C>
+CellState<C> cell_state(const MemorySizes& s, const std::vector<at::Tensor>& state) {
+  if (state.empty()) return {};
+  size_t i = 0;
+  const auto next = [&] { return data_of<C>(state[i++]); };
+  CellState<C> cell{};
+  cell.memory = next();
+  if (s.dnc) cell.usage = next(), cell.precedence = next(), cell.link = next();
+  cell.write_weights = next(), cell.read_weights = next();
+  cell.hidden = next(), cell.cell = next(), cell.read_vectors = next();
+  return cell;
+}
+
+// Multiplications of one sample in one step forward, roughly.
+inline int64_t cell_cost(const CellShape& s) {
+  const AccessShape& a = s.access;
+  const int64_t link = a.kind == MemoryKind::dnc ? a.writes * (1 + a.reads) * a.locations : 0;
+  return s.gates() * (s.input + s.features()) + s.hidden * a.interface_size() + s.output * s.features() +
+         a.locations * (link + 3 * a.word * (a.writes + a.reads));
+}
+
+}  // namespace routing_ext::cpu

@@ -1,0 +1,187 @@
+// What the memory networks ask of the kernels under simd/ beyond the accessor: the whole cell, which is an LSTM controller, the
+// accessor and an output layer, for some samples at one time step. Torch-free.
+//
+// I inputs, H hidden units, O outputs; F = H + R*W features: the hidden state, then the read vectors. IF: interface_size().
+#pragma once
+#include "grouped_linear_kernels.h"
+#include "memory_kernels.h"
+
+namespace routing_ext::cpu {
+
+struct CellShape {
+  AccessShape access;
+  int64_t input, hidden, output;  // I, H, O
+  double clip;                    // of the hidden state and the output
+
+  ROUTING_EXT_INLINE int64_t read_size() const { return access.reads * access.word; }
+  ROUTING_EXT_INLINE int64_t features() const { return hidden + read_size(); }
+  ROUTING_EXT_INLINE int64_t gates() const { return 4 * hidden; }
+};
+
+// Where each array of one sample at one time lies in its row of the tape. The link lies elsewhere.
+template <class C>
+struct CellLayout {
+  AccessLayout<C> access;
+  // The state after the step. The gradient of a state is laid out like it.
+  int64_t features, cell, small, memory;  // [F], [H], [state_size], [W,n]
+  int64_t state_size;
+  // What the backward pass needs of the step.
+  int64_t gates, tanh_cell;  // [4H]: i, f, g, o behind their activations; [H]
+  int64_t record;            // [record_size]
+  int64_t slope;             // [O]: of y against what the output layer gives, zero where that is clipped
+  int64_t row_size;
+  // A row of gradients: of the gates before their activations, of the interface, and of what the output layer gives.
+  int64_t grad_gates, grad_interface, grad_output;  // [4H], [IF], [O]
+  int64_t grad_size;
+
+  ROUTING_EXT_INLINE explicit CellLayout(const CellShape& s) : access(s.access) {
+    int64_t at = 0;
+    const auto take = [&at](int64_t count) __attribute__((always_inline)) {
+      const int64_t here = at;
+      at += AccessLayout<C>::padded(count);
+      return here;
+    };
+    features = take(s.features()), cell = take(s.hidden);
+    small = take(access.state_size), memory = take(access.memory_size);
+    state_size = at;
+    gates = take(s.gates()), tanh_cell = take(s.hidden), record = take(access.record_size), slope = take(s.output);
+    row_size = odd(at), at = 0;
+    grad_gates = take(s.gates()), grad_interface = take(s.access.interface_size()), grad_output = take(s.output);
+    grad_size = odd(at);
+  }
+
+ private:
+  // An odd number of cache lines, so that the same element of successive rows falls into different sets.
+  ROUTING_EXT_INLINE static int64_t odd(int64_t size) {
+    constexpr int64_t line = AccessLayout<C>::kAlign;
+    return size / line % 2 == 0 ? size + line : size;
+  }
+};
+
+// The state as the caller has it, all samples one after the other. Any may be nullptr.
+template <class C>
+struct CellState {
+  C *memory, *usage, *precedence, *link;  // [B,N,W], [B,N], [B,V,N], [B,V,N,N]
+  C *write_weights, *read_weights;        // [B,V,N], [B,R,N]
+  C *hidden, *cell, *read_vectors;        // [B,H] twice, [B,R,W]
+};
+
+// The parameters as the caller has them, or their gradients.
+template <class C>
+struct CellWeights {
+  C *input, *hidden, *input_bias, *hidden_bias;  // [4H,I+R*W], [4H,H], [4H], [4H]
+  C* const* interface;                           // [IF] rows of [H], for they lie in several tensors
+  C* const* interface_bias;                      // [IF] elements
+  C *output, *output_bias;                       // [O,F], [O]
+};
+
+// The parameters packed for the products. Forward and backward are packed separately, each from its own base.
+template <class C>
+struct PackedLayout {
+  int64_t gates, interface, output;                 // panels of [I+F,4H], [H,IF], [F,O]
+  int64_t gates_bias, interface_bias, output_bias;  // [4H]: the sum of both, [IF], [O]
+  int64_t forward_size;
+  int64_t from_output, from_interface;    // panels of [O,F], [IF,H]
+  int64_t to_hidden, to_reads, to_input;  // panels of [4H,H], [4H,R*W], [4H,I]
+  int64_t backward_size;
+
+  ROUTING_EXT_INLINE explicit PackedLayout(const CellShape& s) {
+    const int64_t interface_size = s.access.interface_size();
+    int64_t at = 0;
+    const auto take = [&at](int64_t depth, int64_t columns) __attribute__((always_inline)) {
+      const int64_t here = at;
+      at += depth * AccessLayout<C>::padded(columns);
+      return here;
+    };
+    gates = take(s.input + s.features(), s.gates());
+    interface = take(s.hidden, interface_size), output = take(s.features(), s.output);
+    gates_bias = take(1, s.gates()), interface_bias = take(1, interface_size), output_bias = take(1, s.output);
+    forward_size = at, at = 0;
+    from_output = take(s.output, s.features()), from_interface = take(interface_size, s.hidden);
+    to_hidden = take(s.gates(), s.hidden), to_reads = take(s.gates(), s.read_size()), to_input = take(s.gates(), s.input);
+    backward_size = at;
+  }
+};
+
+// One step of `rows` samples. Every pointer is to the first of them.
+template <class C>
+struct CellStep {
+  int64_t rows;
+  const C* packed;                    // forward
+  const C* x;                         // [rows,I]
+  const C *previous, *previous_link;  // [rows,row_size], [rows,V,N,n] or nullptr
+  C *next, *next_link;                // the link may be the previous one
+  C* y;                               // [rows,O]
+  C *interface, *scratch;             // [rows,IF]: scratch, too; [scratch_size] of AccessLayout
+};
+
+template <class C>
+struct CellStepBackward {
+  int64_t rows;
+  const C* packed;                           // backward
+  const C *previous, *previous_link, *next;  // as in CellStep
+  const C* grad_y;                           // [rows,O], or nullptr: zero
+  C *grad_state, *grad_link;  // [rows,state_size], [rows,V,N,n]: of the next state; become those of the previous
+  C* grads;                   // [rows,grad_size]
+  C* grad_x;                  // [rows,I], or nullptr
+  C* scratch;                 // [scratch_size] of AccessLayout
+};
+
+// The gradients of the parameters, from all steps of all samples.
+template <class C>
+struct CellWeightGradients {
+  int64_t steps, batch;
+  const C* x;      // [T,B,I]
+  const C* tape;   // [T+1,B,row_size]
+  const C* grads;  // [T,B,grad_size]
+  CellWeights<C> weights;
+};
+
+template <class C>
+struct CellKernels {
+  // The part-th of `parts` parts of the packing.
+  void (*pack_forward)(const CellShape&, const CellWeights<const C>&, C* packed, int64_t part, int64_t parts);
+  void (*pack_backward)(const CellShape&, const CellWeights<const C>&, C* packed, int64_t part, int64_t parts);
+  void (*forward)(const CellShape&, const CellStep<C>&);
+  void (*backward)(const CellShape&, const CellStepBackward<C>&);
+  // DNC: next_link as `forward` makes it, of the states before and after a step of `rows` samples.
+  void (*relink)(const CellShape&, int64_t rows, const C* previous, const C* previous_link, const C* next, C* next_link);
+  void (*weight_gradients)(const CellShape&, const CellWeightGradients<C>&, int64_t part, int64_t parts);
+
+  // Between the caller's layout and rows, `stride` apart; all but the link. What is not given is the initial state, or zero if
+  // it is a gradient; what is not asked for is left out.
+  void (*import_state)(const CellShape&, const CellState<const C>& given, Span samples, bool is_gradient, C* rows,
+                       int64_t stride);
+  void (*export_state)(const CellShape&, const C* rows, int64_t stride, const CellState<C>& wanted, Span samples);
+};
+
+template <class C>
+struct MemoryKernels {
+  AccessKernels<C> dnc, ntm;
+  CellKernels<C> cell;
+};
+struct AllMemoryKernels {
+  MemoryKernels<float> f32;
+  MemoryKernels<double> f64;
+};
+
+extern const AllMemoryKernels memory_kernels_baseline;
+#if defined(__x86_64__)
+extern const AllMemoryKernels memory_kernels_avx2, memory_kernels_avx512;
+#endif
+
+inline const AllMemoryKernels& memory_kernels() {
+#if defined(__x86_64__)
+  switch (active_isa()) {
+    case Isa::avx512:
+      return memory_kernels_avx512;
+    case Isa::avx2:
+      return memory_kernels_avx2;
+    case Isa::baseline:
+      break;
+  }
+#endif
+  return memory_kernels_baseline;
+}
+
+}  // namespace routing_ext::cpu

@@ -1,0 +1,273 @@
+// A memory network step by step. The caller keeps the tape; its steps read one row of it and write another, in place, and share
+// the packed weights and one gradient of the state, so that nothing is copied from step to step.
+//
+// `sizes` are I, H, O, N, W, V, R, S. The rows of a tape are those of memory_sequence's, links are padded as the kernels want them.
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <string_view>
+#include <tuple>
+
+#include "memory_cell.h"
+
+namespace routing_ext::cpu {
+namespace {
+
+CellShape step_shape(const char* op, std::string_view model, at::IntArrayRef sizes, bool paper_usage, double clip_value) {
+  CHECK_ARG(op, "model", model == "dnc" || model == "ntm", "must be dnc or ntm, got ", model);
+  CHECK_ARG(op, "sizes", sizes.size() == 8, "must have 8 numbers, got ", sizes);
+  const MemoryKind kind = model == "dnc" ? MemoryKind::dnc : MemoryKind::ntm;
+  return {{kind, sizes[3], sizes[4], sizes[6], sizes[5], sizes[7], paper_usage}, sizes[0], sizes[1], sizes[2], clip_value};
+}
+
+// f(t-th thread's samples, t).
+template <class F>
+void for_each_share(const CellShape& shape, int64_t batch, int64_t passes, const F& f) {
+  const int64_t most = std::max<int64_t>(std::min<int64_t>(batch, at::get_num_threads()), 1);
+  const int64_t threads = std::clamp<int64_t>(passes * batch * cell_cost(shape) / kMultiplicationsPerThread, 1, most);
+  in_threads(threads, [&](int64_t t) { f(part_of(batch, t, threads), t); });
+}
+int64_t most_threads(int64_t batch) { return std::max<int64_t>(std::min<int64_t>(batch, at::get_num_threads()), 1); }
+
+void check_rows(const char* op, const char* argument, const at::Tensor& t, at::IntArrayRef expected) {
+  CHECK_ARG(op, argument, t.sizes() == expected && t.is_contiguous(), "must be contiguous of shape ", expected, ", got ",
+            t.sizes());
+}
+template <class C>
+void check_link(const char* op, const char* argument, const std::optional<at::Tensor>& link, const CellLayout<C>& at,
+                int64_t batch) {
+  CHECK_ARG(op, argument, !link || (link->numel() == batch * at.access.link_size && link->is_contiguous()),
+            "must be contiguous with ", batch * at.access.link_size, " elements, got ", link->sizes());
+}
+void check_state_rows(const char* op, const at::Tensor& rows, int64_t batch, int64_t state_size) {
+  CHECK_ARG(op, "rows", rows.dim() == 2 && rows.is_contiguous() && rows.size(0) == batch && rows.size(1) >= state_size,
+            "must be contiguous of shape [", batch, ", at least ", state_size, "], got ", rows.sizes());
+}
+template <class C>
+C* data_of(const std::optional<at::Tensor>& t) {
+  return t ? cpu::data_of<C>(*t) : nullptr;
+}
+
+at::Tensor pooled_empty_cpu(at::IntArrayRef sizes, const at::Tensor& like) { return pooled_empty(sizes, like.options()); }
+
+at::Tensor memory_pack_cpu(std::string_view model, const at::Tensor& x, at::TensorList weights, int64_t num_locations,
+                           bool backward) {
+  const MemorySizes sizes("memory_pack", model, x, weights, num_locations);
+  const CellShape shape = cell_shape(sizes, false, 0);
+  const std::vector<at::Tensor> held = contiguous_tensors(weights);
+  at::Tensor packed;
+  with_memory_kernels(x.scalar_type(), [&](auto kernel_type, const auto& kernels) {
+    using C = typename decltype(kernel_type)::type;
+    const PackedLayout<C> at(shape);
+    packed = pooled_empty({backward ? at.backward_size : at.forward_size}, x.options());
+    const WeightPointers<const C> given(sizes, held);
+    const auto pack = backward ? kernels.cell.pack_backward : kernels.cell.pack_forward;
+    C* const out = cpu::data_of<C>(packed);
+    const int64_t threads = std::clamp<int64_t>(packed.numel() / kMultiplicationsPerThread, 1, at::get_num_threads());
+    in_threads(threads, [&](int64_t t) { pack(shape, *given, out, t, threads); });
+  });
+  return packed;
+}
+
+at::Tensor memory_step_cpu(std::string_view model, at::IntArrayRef sizes, bool paper_usage, double clip_value,
+                           const at::Tensor& packed, const at::Tensor& x, at::Tensor& tape, at::Tensor& inputs,
+                           const std::optional<at::Tensor>& previous_link, const std::optional<at::Tensor>& next_link,
+                           int64_t from, int64_t to) {
+  constexpr const char* kOp = "memory_step";
+  const CellShape shape = step_shape(kOp, model, sizes, paper_usage, clip_value);
+  const int64_t batch = tape.size(1);
+  check_rows(kOp, "x", x, {batch, shape.input});
+  CHECK_DTYPE(kOp, x, tape.scalar_type());
+  const at::Tensor y = at::empty({1, batch, shape.output}, x.options());
+  with_memory_kernels(x.scalar_type(), [&](auto kernel_type, const auto& kernels) {
+    using C = typename decltype(kernel_type)::type;
+    const CellLayout<C> at(shape);
+    const int64_t row = at.row_size, interface_size = shape.access.interface_size(), link_size = at.access.link_size;
+    check_rows(kOp, "tape", tape, {tape.size(0), batch, row});
+    CHECK_ARG(kOp, "packed", packed.numel() == PackedLayout<C>(shape).forward_size, "must be the forward weights");
+    CHECK_ARG(kOp, "to", std::min(from, to) >= 0 && std::max(from, to) < tape.size(0) && to <= inputs.size(0),
+              "must be on the tape, got ", from, " and ", to);
+    check_link(kOp, "previous_link", previous_link, at, batch);
+    check_link(kOp, "next_link", next_link, at, batch);
+    const at::Tensor interface = at::empty({batch, interface_size}, x.options());
+    const at::Tensor work = pooled_empty({most_threads(batch), at.access.scratch_size}, x.options());
+    C* const rows = cpu::data_of<C>(tape);
+    const C *const x_data = cpu::data_of<const C>(x), *const before = data_of<const C>(previous_link);
+    C *const after = data_of<C>(next_link), *const y_data = cpu::data_of<C>(y);
+    C *const interface_data = cpu::data_of<C>(interface), *const scratch = cpu::data_of<C>(work);
+    std::copy_n(x_data, x.numel(), cpu::data_of<C>(inputs) + std::max<int64_t>(to - 1, 0) * x.numel());
+    for_each_share(shape, batch, 1, [&](Span own, int64_t t) {
+      const int64_t b = own.begin;
+      kernels.cell.forward(
+          shape,
+          {own.size(), cpu::data_of<const C>(packed), x_data + b * shape.input, rows + (from * batch + b) * row,
+           before ? before + b * link_size : nullptr, rows + (to * batch + b) * row, after ? after + b * link_size : nullptr,
+           y_data + b * shape.output, interface_data + b * interface_size, scratch + t * at.access.scratch_size});
+    });
+  });
+  return y;
+}
+
+at::Tensor memory_step_backward_cpu(std::string_view model, at::IntArrayRef sizes, bool paper_usage, double clip_value,
+                                    const at::Tensor& packed, const std::optional<at::Tensor>& grad_y, const at::Tensor& tape,
+                                    const std::optional<at::Tensor>& previous_link, int64_t step, at::Tensor& grad_state,
+                                    const std::optional<at::Tensor>& grad_link, at::Tensor& grads, bool wants_x) {
+  constexpr const char* kOp = "memory_step_backward";
+  const CellShape shape = step_shape(kOp, model, sizes, paper_usage, clip_value);
+  const int64_t batch = tape.size(1);
+  const at::Tensor grad_x = at::empty({wants_x ? batch : 0, shape.input}, tape.options());
+  const at::Tensor given = grad_y ? grad_y->contiguous() : at::Tensor();
+  CHECK_ARG(kOp, "grad_y", !given.defined() || given.numel() == batch * shape.output, "must have ", batch * shape.output,
+            " elements, got ", given.numel());
+  CHECK_ARG(kOp, "grad_y", !given.defined() || given.scalar_type() == tape.scalar_type(), "must have dtype ",
+            tape.scalar_type(), ", got ", given.scalar_type());
+  with_memory_kernels(tape.scalar_type(), [&](auto kernel_type, const auto& kernels) {
+    using C = typename decltype(kernel_type)::type;
+    const CellLayout<C> at(shape);
+    const int64_t row = at.row_size, link_size = at.access.link_size;
+    check_rows(kOp, "tape", tape, {tape.size(0), batch, row});
+    check_rows(kOp, "grad_state", grad_state, {batch, at.state_size});
+    check_rows(kOp, "grads", grads, {grads.size(0), batch, at.grad_size});
+    CHECK_ARG(kOp, "packed", packed.numel() == PackedLayout<C>(shape).backward_size, "must be the backward weights");
+    CHECK_ARG(kOp, "step", step >= 0 && step + 1 < tape.size(0) && step < grads.size(0), "must be on the tape, got ", step);
+    check_link(kOp, "previous_link", previous_link, at, batch);
+    check_link(kOp, "grad_link", grad_link, at, batch);
+    const at::Tensor work = pooled_empty({most_threads(batch), at.access.scratch_size}, tape.options());
+    const C *const rows = cpu::data_of<const C>(tape), *const before = data_of<const C>(previous_link);
+    const C* const of_y = cpu::data_of<const C>(given);
+    C *const of_state = cpu::data_of<C>(grad_state), *const of_link = data_of<C>(grad_link);
+    C *const of_step = cpu::data_of<C>(grads) + step * batch * at.grad_size, *const scratch = cpu::data_of<C>(work);
+    C* const of_x = wants_x ? cpu::data_of<C>(grad_x) : nullptr;
+    for_each_share(shape, batch, 2, [&](Span own, int64_t t) {
+      const int64_t b = own.begin;
+      kernels.cell.backward(shape, {own.size(), cpu::data_of<const C>(packed), rows + (step * batch + b) * row,
+                                    before ? before + b * link_size : nullptr, rows + ((step + 1) * batch + b) * row,
+                                    of_y ? of_y + b * shape.output : nullptr, of_state + b * at.state_size,
+                                    of_link ? of_link + b * link_size : nullptr, of_step + b * at.grad_size,
+                                    of_x ? of_x + b * shape.input : nullptr, scratch + t * at.access.scratch_size});
+    });
+  });
+  return grad_x;
+}
+
+void memory_step_relink_cpu(std::string_view model, at::IntArrayRef sizes, const at::Tensor& tape,
+                            const std::optional<at::Tensor>& previous_link, at::Tensor& next_link, int64_t step) {
+  constexpr const char* kOp = "memory_step_relink";
+  const CellShape shape = step_shape(kOp, model, sizes, false, 0);
+  with_memory_kernels(tape.scalar_type(), [&](auto kernel_type, const auto& kernels) {
+    using C = typename decltype(kernel_type)::type;
+    const CellLayout<C> at(shape);
+    const int64_t batch = tape.size(1), row = at.row_size, link_size = at.access.link_size;
+    check_rows(kOp, "tape", tape, {tape.size(0), batch, row});
+    check_link<C>(kOp, "previous_link", previous_link, at, batch);
+    check_link<C>(kOp, "next_link", next_link, at, batch);
+    CHECK_ARG(kOp, "step", step >= 0 && step + 1 < tape.size(0), "must be on the tape, got ", step);
+    const C *const rows = cpu::data_of<const C>(tape), *const before = data_of<const C>(previous_link);
+    C* const after = cpu::data_of<C>(next_link);
+    for_each_share(shape, batch, 1, [&](Span own, int64_t) {
+      const int64_t b = own.begin;
+      kernels.cell.relink(shape, own.size(), rows + (step * batch + b) * row, before ? before + b * link_size : nullptr,
+                          rows + ((step + 1) * batch + b) * row, after + b * link_size);
+    });
+  });
+}
+
+std::vector<at::Tensor> memory_step_weight_gradients_cpu(std::string_view model, at::TensorList weights, int64_t num_locations,
+                                                         const at::Tensor& inputs, const at::Tensor& tape,
+                                                         const at::Tensor& grads) {
+  constexpr const char* kOp = "memory_step_weight_gradients";
+  const MemorySizes sizes(kOp, model, inputs, weights, num_locations);
+  const CellShape shape = cell_shape(sizes, false, 0);
+  std::vector<at::Tensor> result;
+  for (const Shape& s : sizes.weight_shapes()) result.push_back(pooled_empty(s, inputs.options()));
+  with_memory_kernels(inputs.scalar_type(), [&](auto kernel_type, const auto& kernels) {
+    using C = typename decltype(kernel_type)::type;
+    const CellLayout<C> at(shape);
+    const int64_t steps = inputs.size(0), batch = inputs.size(1), threads = at::get_num_threads();
+    check_rows(kOp, "inputs", inputs, {steps, batch, shape.input});
+    check_rows(kOp, "tape", tape, {steps + 1, batch, at.row_size});
+    check_rows(kOp, "grads", grads, {steps, batch, at.grad_size});
+    const WeightPointers<C> wanted(sizes, result);
+    in_threads(threads, [&](int64_t t) {
+      kernels.cell.weight_gradients(
+          shape,
+          {steps, batch, cpu::data_of<const C>(inputs), cpu::data_of<const C>(tape), cpu::data_of<const C>(grads), *wanted}, t,
+          threads);
+    });
+  });
+  return result;
+}
+
+void memory_step_import_cpu(std::string_view model, const at::Tensor& inputs, at::TensorList weights, int64_t num_locations,
+                            const c10::List<std::optional<at::Tensor>>& state, bool is_gradient, at::Tensor& rows) {
+  constexpr const char* kOp = "memory_step_import";
+  const MemorySizes sizes(kOp, model, inputs, weights, num_locations);
+  const CellShape shape = cell_shape(sizes, false, 0);
+  const std::vector<Shape> shapes = sizes.state_shapes();
+  CHECK_ARG(kOp, "state", state.empty() || state.size() == shapes.size(), "must be ", shapes.size(), " tensors, got ",
+            state.size());
+  std::vector<at::Tensor> held;
+  for (size_t i = 0; i < state.size(); ++i) {
+    const std::optional<at::Tensor> t = state.get(i);
+    held.push_back(t && t->defined() ? t->contiguous() : at::Tensor());
+    if (!held[i].defined()) continue;
+    CHECK_ARG(kOp, "state", held[i].sizes() == at::IntArrayRef(shapes[i]), "must have shape ", at::IntArrayRef(shapes[i]),
+              " at ", i, ", got ", held[i].sizes());
+    MemorySizes::check_like(kOp, "state", i, held[i], inputs);
+  }
+  with_memory_kernels(rows.scalar_type(), [&](auto kernel_type, const auto& kernels) {
+    using C = typename decltype(kernel_type)::type;
+    const CellLayout<C> at(shape);
+    check_state_rows(kOp, rows, sizes.batch, at.state_size);
+    kernels.cell.import_state(shape, cell_state<const C>(sizes, held), Span{0, sizes.batch}, is_gradient,
+                              cpu::data_of<C>(rows), rows.size(1));
+  });
+}
+
+// All but the link, in whose place is an empty tensor.
+std::vector<at::Tensor> memory_step_export_cpu(std::string_view model, const at::Tensor& inputs, at::TensorList weights,
+                                               int64_t num_locations, const at::Tensor& rows) {
+  constexpr const char* kOp = "memory_step_export";
+  const MemorySizes sizes(kOp, model, inputs, weights, num_locations);
+  const CellShape shape = cell_shape(sizes, false, 0);
+  std::vector<at::Tensor> state;
+  for (const Shape& s : sizes.state_shapes()) state.push_back(pooled_empty(s, rows.options()));
+  if (sizes.dnc) state[MemorySizes::kLink] = at::empty({0}, rows.options());
+  with_memory_kernels(rows.scalar_type(), [&](auto kernel_type, const auto& kernels) {
+    using C = typename decltype(kernel_type)::type;
+    const CellLayout<C> at(shape);
+    check_state_rows(kOp, rows, sizes.batch, at.state_size);
+    kernels.cell.export_state(shape, cpu::data_of<const C>(rows), rows.size(1), cell_state<C>(sizes, state),
+                              Span{0, sizes.batch});
+  });
+  return state;
+}
+
+// (a row of the tape, the state's part of it, a row of gradients)
+std::vector<int64_t> memory_step_layout(std::string_view model, at::IntArrayRef sizes, at::ScalarType dtype) {
+  const CellShape shape = step_shape("memory_step_layout", model, sizes, false, 0);
+  std::vector<int64_t> result;
+  with_memory_kernels(dtype, [&](auto kernel_type, const auto&) {
+    using C = typename decltype(kernel_type)::type;
+    const CellLayout<C> at(shape);
+    result = {at.row_size, at.state_size, at.grad_size};
+  });
+  return result;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(routing_ext, CompositeExplicitAutograd, m) { m.impl("memory_step_layout", memory_step_layout); }
+TORCH_LIBRARY_IMPL(routing_ext, CPU, m) {
+  m.impl("pooled_empty", pooled_empty_cpu);
+  m.impl("memory_pack", memory_pack_cpu);
+  m.impl("memory_step", memory_step_cpu);
+  m.impl("memory_step_backward", memory_step_backward_cpu);
+  m.impl("memory_step_relink", memory_step_relink_cpu);
+  m.impl("memory_step_weight_gradients", memory_step_weight_gradients_cpu);
+  m.impl("memory_step_import", memory_step_import_cpu);
+  m.impl("memory_step_export", memory_step_export_cpu);
+}
+
+}  // namespace routing_ext::cpu

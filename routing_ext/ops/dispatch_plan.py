@@ -53,6 +53,10 @@ class DispatchPlan:
         self._copied = torch.cuda.Event()
         self._copied.record(torch.cuda.current_stream(self.layout.device))
 
+    def tell_host(self, offsets: list[int]) -> None:
+        """Saves the host the wait for :meth:`host_offsets`, where the caller knows them."""
+        self._host_offsets = offsets
+
     @property
     def known_on_host(self) -> bool:
         """Whether the host can learn the offsets: not while a CUDA graph is captured or torch.compile traces, nor on meta."""

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .._states import SHAPES, DncState, NtmState, State
 from ._devices import check_devices
@@ -45,8 +44,9 @@ class MemorySequenceFunction(torch.autograd.Function):
         return (y, *final)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_y: Tensor | None, *grad_state: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise RuntimeError(f"{ctx.options.model}_sequence: has no second derivative, got create_graph=True")
         x, link, *saved = ctx.saved_tensors
         tape, weights = saved[: ctx.num_tape], saved[ctx.num_tape :]
         o: _Options = ctx.options
@@ -125,9 +125,9 @@ def dnc_sequence(
     Args:
         x: ``[T,B,I]``, float32 or float64; T and B may be 0.
         weights: 26 tensors with the dtype of ``x``: of the LSTM ``w_ih [4H,I+R*W]``, ``w_hh [4H,H]``, ``b_ih [4H]``,
-            ``b_hh [4H]``; ``weight [n,H]`` and ``bias [n]`` of the write heads' keys (n = V*W), strengths (V), allocation gates
-            (V), write gates (V), erase (V*W) and add (V*W) vectors, and of the read heads' keys (R*W), strengths (R), free
-            gates (R) and modes (R*(2V+1)); of the output ``weight [O,H+R*W]`` and ``bias [O]``.
+            ``b_hh [4H]``; ``weight [n,H]`` and ``bias [n]`` of the write heads' keys (n = V*W), strengths (V), allocation
+            gates (V), write gates (V), erase (V*W) and add (V*W) vectors, and of the read heads' keys (R*W), strengths (R),
+            free gates (R) and modes (R*(2V+1)); of the output ``weight [O,H+R*W]`` and ``bias [O]``.
         state: before the first step; None: the initial one.
         num_locations: N; needed if there is no state.
         usage: ``"reference"`` or ``"paper"``, see :func:`routing_ext.reference.dnc_access`.
@@ -167,10 +167,10 @@ def ntm_sequence(
 
     Args:
         x: ``[T,B,I]``, float32 or float64; T and B may be 0.
-        weights: 30 tensors with the dtype of ``x``: of the LSTM as in :func:`dnc_sequence`; ``weight [n,H]`` and ``bias [n]`` of
-            the write heads' keys (n = V*W), strengths (V), gates (V), shifts (V*S, S odd), sharpness (V), erase (V*W) and add
-            (V*W) vectors, and of the read heads' keys (R*W), strengths (R), gates (R), shifts (R*S) and sharpness (R); of the
-            output as in :func:`dnc_sequence`.
+        weights: 30 tensors with the dtype of ``x``: of the LSTM as in :func:`dnc_sequence`; ``weight [n,H]`` and ``bias [n]``
+            of the write heads' keys (n = V*W), strengths (V), gates (V), shifts (V*S, S odd), sharpness (V), erase (V*W) and
+            add (V*W) vectors, and of the read heads' keys (R*W), strengths (R), gates (R), shifts (R*S) and sharpness (R); of
+            the output as in :func:`dnc_sequence`.
         state: before the first step; None: the initial one.
         num_locations: N; needed if there is no state.
         clip_value: the hidden state and the output, before its logistic function, are clipped to +-clip_value.
@@ -187,7 +187,7 @@ def ntm_sequence(
     return _sequence(x, weights, state, options, NtmState)
 
 
-# ---- fake tensors ------------------------------------------------------------------------------------------------------------
+# ---- fake tensors -----------------------------------------------------------------------------------------------------------
 
 
 def _sizes(model: str, x: Tensor, weights: Sequence[Tensor], num_locations: int) -> dict[str, int]:

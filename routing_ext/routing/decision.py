@@ -3,51 +3,188 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ..ops import DispatchPlan, dispatch_plan, gather_rows, scatter_rows
+from ..ops import dispatch_plan, gather_rows, scatter_rows
 from .apply_modules import apply_modules
 from .policies import ApproxPolicyStorage, TabularPolicyStorage
-from .rewards import PerActionBaseReward, register_all
+from .rewards import PerActionBaseReward, looks_at_states, register_all
 from .sampling import Draws, next_replayed
-from .trajectory import STATE_CHANNELS, Step, Trajectory
+from .trajectory import States, Step, Trajectory
 
 
 class Choice(NamedTuple):
     """What a decision layer decided.
 
-    ``ys [B, ...]``: the batch to return; ``actions``: int64 ``[B]``; ``is_exploratory``: bool ``[B]``; ``states``:
-    ``[B, K, C]``, with C up to 5.
+    ``ys [B, ...]``: the batch to return; ``actions``: int64 ``[B]``; ``is_exploratory``: bool ``[B]``, or None for whether the
+    action is the most likely one; ``states``: one row for each row of :meth:`Agents.rows`, ``[n, K, C]`` with C up to 5, or
+    ``[n, K]``, which stands for equal channels.
     """
 
     ys: Tensor
     actions: Tensor
-    is_exploratory: Tensor
+    is_exploratory: Tensor | None
     states: Tensor
 
 
-class Experience(NamedTuple):
-    """N decisions of one layer, and what followed: the arguments of ``_loss``.
+class Followed(NamedTuple):
+    """Decisions of one step, and what followed: a part of an :class:`Experience`. None is what all samples have."""
 
-    Attributes:
-        is_terminal: bool ``[N]``, whether it was its sample's last, or the next one has another number of actions.
-        state, next_state: ``[N, K, C]``, what the layer stored; a terminal decision's next state is its own.
-        action, next_action: int64 ``[N]``.
-        reward, cum_return, final_reward: ``[N]``.
-    """
-
-    is_terminal: Tensor
-    state: Tensor
-    next_state: Tensor
+    is_terminal: Tensor | bool
+    state: States
+    next_state: States
     action: Tensor
-    next_action: Tensor
+    next_action: Tensor | None  # None: 0
     reward: Tensor
     cum_return: Tensor
     final_reward: Tensor
+
+
+class Experience:
+    """N decisions, and what followed: what ``_losses`` learns from. Each column is made when it is asked for.
+
+    Args:
+        parts: the decisions, step by step.
+    """
+
+    def __init__(self, parts: Sequence[Followed]) -> None:
+        self._parts = parts
+
+    def _joined(self, columns: Iterable[Tensor]) -> Tensor:
+        columns = list(columns)
+        return columns[0] if len(columns) == 1 else torch.cat(columns)
+
+    @cached_property
+    def is_terminal(self) -> Tensor:
+        """bool ``[N]``, whether it was its sample's last, or the next one has another number of actions."""
+        known = ((p.is_terminal, p.action) for p in self._parts)
+        return self._joined(t if isinstance(t, Tensor) else torch.full_like(a, t, dtype=torch.bool) for t, a in known)
+
+    @property
+    def state(self) -> Tensor:
+        """``[N, K, C]``, what the layer stored."""
+        return self._joined(p.state.whole() for p in self._parts)
+
+    @property
+    def next_state(self) -> Tensor:
+        """``[N, K, C]``; a terminal decision's is its own."""
+        return self._joined(p.next_state.whole() for p in self._parts)
+
+    @cached_property
+    def action(self) -> Tensor:
+        """int64 ``[N]``."""
+        return self._joined(p.action for p in self._parts)
+
+    @property
+    def next_action(self) -> Tensor:
+        """int64 ``[N]``, 0 after a terminal decision."""
+        return self._joined(torch.zeros_like(p.action) if p.next_action is None else p.next_action for p in self._parts)
+
+    @property
+    def reward(self) -> Tensor:
+        """``[N]``."""
+        return self._joined(p.reward for p in self._parts)
+
+    @cached_property
+    def cum_return(self) -> Tensor:
+        """``[N]``."""
+        return self._joined(p.cum_return for p in self._parts)
+
+    @property
+    def final_reward(self) -> Tensor:
+        """``[N]``."""
+        return self._joined(p.final_reward for p in self._parts)
+
+    @cached_property
+    def _taken(self) -> tuple[Tensor, ...]:
+        return self._joined(p.state.taken(p.action) for p in self._parts).unbind(1)
+
+    def taken(self, c: int) -> Tensor:
+        """``[N]``: channel c of the state at the action."""
+        return self._taken[c]
+
+    def taken_next(self, c: int) -> Tensor:
+        """``[N]``: channel c of the state at the next action."""
+        return self._joined(
+            p.state.taken(torch.zeros_like(p.action) if p.next_action is None else p.next_action)[:, c] for p in self._parts
+        )
+
+    def first(self, c: int) -> Tensor:
+        """``[N]``: channel c of the state at action 0."""
+        return self._joined(p.state.first(c) for p in self._parts)
+
+    def first_next(self, c: int) -> Tensor:
+        """``[N]``: channel c of the next state at action 0."""
+        return self._joined(p.next_state.first(c) for p in self._parts)
+
+    def best_next(self, c: int) -> Tensor:
+        """``[N]``: the largest value of channel c of the next state; no gradient."""
+        return self._joined(p.next_state.best(c) for p in self._parts)
+
+    def columns(self) -> tuple[Tensor, ...]:
+        """The arguments of ``_loss``."""
+        final = self.final_reward
+        state, next_state, action, next_action = self.state, self.next_state, self.action, self.next_action
+        return self.is_terminal, state, next_state, action, next_action, self.reward, self.cum_return, final
+
+
+Losses = TypeVar("Losses", bound=Callable[..., Tensor])
+
+
+def row_by_row(losses: Losses) -> Losses:
+    """Marks a ``_losses`` that treats each decision by itself, and looks at nothing of the layer but its number of actions.
+
+    Decisions of several layers may then come in one call.
+    """
+    losses.is_row_by_row = True  # type: ignore[attr-defined]
+    return losses
+
+
+class AgentsPlan:
+    """Which sample asks which agent.
+
+    Attributes:
+        plan: the same as a :class:`~routing_ext.ops.DispatchPlan`.
+        order: the samples that decide, sorted by agent; None: all, in batch order.
+        sizes: how many of them each agent has that has any.
+    """
+
+    def __init__(self, prior_actions: Tensor, num_agents: int, mask: Tensor | None) -> None:
+        self.plan = dispatch_plan(prior_actions, num_agents, mask)
+        if num_agents == 1 and mask is None:
+            self.plan.tell_host([0, prior_actions.size(0)])
+        offsets = self.plan.host_offsets()
+        self.num_deciding = offsets[-1]
+        self.order = None if mask is None and num_agents == 1 else self.plan.order[: offsets[-1]]
+        self.selected = self.plan.selected()
+        self.sizes = [offsets[k + 1] - offsets[k] for k in self.selected]
+        self._prior_actions = prior_actions if mask is None else None
+        self._mask = mask
+
+    def deciding(self) -> Tensor | None:
+        """int64 ``[n]``: the samples that decide, ascending; None: all."""
+        if self._mask is None:
+            return None
+        if self.plan.num_modules == 1:
+            return self.order
+        return dispatch_plan(torch.zeros_like(self.plan.order), 1, self._mask).order[: self.num_deciding]
+
+    @cached_property
+    def rank_of_agent(self) -> Tensor:
+        """int64 ``[B]``: which of the agents that have samples is asked; undefined where no decision is made."""
+        if self._prior_actions is not None and len(self.selected) == self.plan.num_modules:
+            return self._prior_actions.clone()  # the caller may change it
+        counts = self.plan.offsets.diff()
+        ranks = (counts > 0).cumsum(0) - 1
+        if self._prior_actions is not None:
+            return ranks[self._prior_actions]
+        of_deciding = torch.repeat_interleave(ranks, counts, output_size=self.num_deciding)
+        return scatter_rows(of_deciding, self.plan.order[: self.num_deciding], self.plan.order.size(0))
 
 
 class Agents:
@@ -59,44 +196,61 @@ class Agents:
         plan: which sample asks which agent.
         draws: the random numbers.
         replayed: int64 ``[B]``, the actions to take instead of drawn ones, or None.
+        row_of: int64 ``[B]``, which of the :meth:`rows` is a sample's; None: the samples have one each, in order.
     """
 
-    def __init__(self, xs: Tensor, ys: Tensor, plan: DispatchPlan, mask: Tensor | None) -> None:
+    def __init__(self, xs: Tensor, ys: Tensor, asked: AgentsPlan) -> None:
         self.xs = xs
         self.ys = ys
-        self.plan = plan
+        self.plan = asked.plan
         self.replayed: Tensor | None = None
-        offsets = plan.host_offsets()
-        self.num_deciding = offsets[-1]
-        all_in_order = mask is None and plan.num_modules == 1
-        self.order = None if all_in_order else plan.order[: offsets[-1]]
-        sizes = [offsets[k + 1] - offsets[k] for k in plan.selected()]
-        self.draws = Draws(xs.size(0), self.order, sizes, xs.device)
+        self.row_of: Tensor | None = None
+        self._asked = asked
+        self.draws = Draws(xs.size(0), asked.order, asked.sizes, xs.device)
+
+    def rows(self, *storages: nn.ModuleList) -> list[Tensor]:
+        """``[n, width]`` for each of the storages: the values of all samples, or, where these are tables, of all agents.
+
+        What is computed of them row by row is right for the samples, too, by :meth:`of_samples`.
+        """
+        return [parts[0] if len(parts) == 1 else torch.cat(parts) for parts in self.parts(*storages)]
+
+    def parts(self, *storages: nn.ModuleList) -> list[list[Tensor]]:
+        """:meth:`rows`, before they are put together."""
+        tables = [self._tables(s) for s in storages]
+        if any(t is None for t in tables):
+            return [[self.evaluate(s)] for s in storages]
+        self.row_of = self._asked.rank_of_agent
+        return [t for t in tables if t is not None]
+
+    def of_samples(self, rows: Tensor) -> Tensor:
+        """``[B, ...]``: the samples' rows of ``rows [n, ...]``; undefined where no decision is made."""
+        return rows if self.row_of is None else rows.index_select(0, self.row_of)
 
     def evaluate(self, storages: nn.ModuleList, xs: Tensor | None = None) -> Tensor:
         """``[B, width]``: each sample's values by its agent's storage; undefined where no decision is made."""
         xs = self.xs if xs is None else xs
-        asked = [storages[k] for k in self.plan.selected()]
-        tables: list[Tensor] = [s._approx for s in asked if type(s) is TabularPolicyStorage]
-        if len(tables) == len(asked):
-            return tables[0].expand(xs.size(0), -1) if len(tables) == 1 else torch.cat(tables)[self._rank_of_agent()]
+        tables = self._tables(storages)
+        if tables is not None:
+            if len(tables) == 1:
+                return tables[0].expand(xs.size(0), -1)
+            return torch.cat(tables).index_select(0, self._asked.rank_of_agent)
         modules: list[nn.Module] = list(storages)
+        asked = [modules[k] for k in self._asked.selected]
         detaches = {s._detach if type(s) is ApproxPolicyStorage else None for s in asked}
         if detaches in ({True}, {False}):
             xs = xs.detach() if True in detaches else xs
-            modules = [getattr(s, "_approx", s) for s in storages]
+            modules = [getattr(s, "_approx", s) for s in modules]
         values = apply_modules(xs, self.plan, modules)
         assert values is not None
         # Of low precision under autocast: too coarse for probabilities.
         return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
-    def _rank_of_agent(self) -> Tensor:
-        """int64 ``[B]``: which of the agents that have samples is asked; undefined where no decision is made."""
-        counts = self.plan.offsets.diff()
-        ranks = (counts > 0).cumsum(0) - 1
-        assert self.order is not None
-        of_deciding = torch.repeat_interleave(ranks, counts, output_size=self.num_deciding)
-        return scatter_rows(of_deciding, self.order, self.xs.size(0))
+    def _tables(self, storages: nn.ModuleList) -> list[Tensor] | None:
+        """``[1, width]`` of each agent that has samples, if all of these have tables."""
+        of_agents, selected = list(storages._modules.values()), self._asked.selected
+        asked = [s for s in (of_agents[k] for k in selected) if type(s) is TabularPolicyStorage]
+        return [s._parameters["_approx"] for s in asked] if len(asked) == len(selected) else None  # type: ignore[misc]
 
 
 class Decision(nn.Module):
@@ -200,8 +354,9 @@ class Decision(nn.Module):
         final_reward: Tensor,
     ) -> Tensor:
         """The losses ``[N]`` of N decisions, see :class:`Experience`. The door that the reference's subclasses use."""
-        made = Experience(is_terminal.bool(), state, next_state, action, next_action, reward, cum_return, final_reward)
-        return self._losses(made)
+        states, next_states = States(state), States(next_state)
+        made = Followed(is_terminal.bool(), states, next_states, action, next_action, reward, cum_return, final_reward)
+        return self._losses(Experience([made]))
 
     def _losses(self, made: Experience) -> Tensor:
         """The losses ``[N]`` of N decisions."""
@@ -214,18 +369,21 @@ class Decision(nn.Module):
     def _forward(self, xs: Tensor, agent: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """``(xs, actions, is_exploratory, states)`` of samples that all ask one agent."""
         prior_actions = torch.full((xs.size(0),), int(agent), dtype=torch.int64, device=xs.device)
-        choice = self._decide(Agents(xs, xs, dispatch_plan(prior_actions, self._num_agents), None))
-        return choice.ys, choice.actions, choice.is_exploratory, choice.states
+        agents = Agents(xs, xs, AgentsPlan(prior_actions, self._num_agents, None))
+        choice = self._decide(agents)
+        step = Step(self, choice.actions, choice.is_exploratory, States(choice.states, agents.row_of), None, None)
+        return choice.ys, choice.actions, step.is_exploratory, step.states
 
     def _ask_each(self, agents: Agents) -> Choice:
         """By ``_forward`` of each agent that has samples, in their order."""
-        order, offsets = agents.plan.order[: agents.num_deciding], agents.plan.host_offsets()
+        offsets = agents.plan.host_offsets()
+        order = agents.plan.order[: offsets[-1]]
         rows = gather_rows(agents.xs, order)
         seen = [rows[offsets[k] : offsets[k + 1]] for k in agents.plan.selected()]
         replies = [self._forward(x, k) for x, k in zip(seen, agents.plan.selected(), strict=True)]
         ys, actions, is_exploratory, states = (
             scatter_rows(torch.cat(column), order, agents.xs.size(0))
-            for column in zip(*((y, a.view(-1), e.view(-1).bool(), as_stored(s)) for y, a, e, s in replies), strict=True)
+            for column in zip(*((y, a.view(-1), e.view(-1).bool(), States(s).whole()) for y, a, e, s in replies), strict=True)
         )
         if all(reply[0] is x for reply, x in zip(replies, seen, strict=True)):
             ys = agents.ys
@@ -264,42 +422,49 @@ class Decision(nn.Module):
             prior_actions = torch.zeros(batch, dtype=torch.int64, device=xs.device)
         elif prior_actions is None or len(prior_actions) == 0:
             raise ValueError(f"{name}: prior_actions must say which of the {self._num_agents} agents decides, got none")
-        prior_actions = prior_actions.reshape(-1).long()
-        if prior_actions.numel() != batch:
+        elif prior_actions.numel() != batch:
             raise ValueError(f"{name}: prior_actions must have {batch} elements, one a sample, got {prior_actions.numel()}")
         if mask is not None:
             mask = mask.reshape(-1).bool()
-        plan = dispatch_plan(prior_actions, self._num_agents, mask)
-        if plan.host_offsets()[-1] == 0:
+        asked = _plan_of(mxs, prior_actions, self._num_agents, mask)
+        if asked.num_deciding == 0:
             raise ValueError(f"{name}: mask must leave at least one sample active, got none")
-        agents = Agents(xs, xs if update_target is None else update_target, plan, mask)
-        agents.replayed = next_replayed(prior_actions, self._num_selections)
+        agents = Agents(xs, xs if update_target is None else update_target, asked)
+        agents.replayed = next_replayed(batch, xs.device, self._num_selections)
         by_agent = type(self)._forward is not Decision._forward
         choice = self._ask_each(agents) if by_agent else self._decide(agents)
         ys, actions, is_exploratory, states = choice
         if mask is not None:
-            actions, is_exploratory = actions.where(mask, 0), is_exploratory & mask
+            actions = actions.where(mask, 0)
+            is_exploratory = None if is_exploratory is None else is_exploratory & mask
             if ys is not agents.ys:
                 ys = torch.where(mask.view(-1, *[1] * (ys.dim() - 1)), ys, agents.ys)
-        _record(mxs, Step(self, actions, is_exploratory, states, mask, self.additional_reward_func))
+        stored, deciding = States(states, agents.row_of), asked.deciding()
+        _record(mxs, Step(self, actions, is_exploratory, stored, mask, self.additional_reward_func, deciding))
         return ys, mxs, actions
 
 
-def as_stored(states: Tensor) -> Tensor:
-    """What the reference stores of an agent's states ``[n, K]`` or ``[n, K, C]``: of the former, min(K, 5) equal channels."""
-    if states.dim() == 3:
-        return states
-    channels = min(states.size(1), STATE_CHANNELS)
-    return states.unsqueeze(2).expand(-1, -1, channels)
+def _plan_of(mxs: Any, prior_actions: Tensor, num_agents: int, mask: Tensor | None) -> AgentsPlan:
+    """The plan, made once for all decisions that the same prior actions choose the agents of."""
+    flat = prior_actions.reshape(-1).long()
+    if mask is not None or not isinstance(mxs, Trajectory) or prior_actions.is_inference():
+        return AgentsPlan(flat, num_agents, mask)
+    key = (prior_actions, prior_actions._version, num_agents)
+    known = mxs.agents_plan
+    if known is None or known[0][0] is not prior_actions or known[0][1:] != key[1:]:
+        known = mxs.agents_plan = key, AgentsPlan(flat, num_agents, None)
+    plan: AgentsPlan = known[1]
+    return plan
 
 
 def _record(mxs: Any, step: Step) -> None:
     if isinstance(mxs, Trajectory):
         mxs.batch_steps.append(step)
-        if step.mask is None:
-            register_all(step.reward_func, step.states, step.actions)
-        else:
-            register_all(step.reward_func, step.states[step.mask], step.actions[step.mask])
+        whole, deciding = looks_at_states(step.reward_func), step.deciding
+        states, actions = step.states if whole else step.stored.rows, step.actions
+        if deciding is not None:
+            states, actions = states[deciding] if whole else states, actions[deciding]
+        register_all(step.reward_func, states, actions)
         return
     for i, mx in enumerate(mxs):
         if step.is_active(i):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .rewards import CorrectClassifiedReward, final_rewards, rewards_of
-from .trajectory import Step, Trajectory, batch_of
+from .decision import Decision, Experience, Followed
+from .rewards import CorrectClassifiedReward, final_rewards, looks_at_states, rewards_of
+from .trajectory import States, Step, Trajectory, batch_of
 
 
 class _Decisions(NamedTuple):
@@ -18,10 +19,11 @@ class _Decisions(NamedTuple):
     loss_func: Any
     reward_func: Any
     mask: Tensor | None  # bool [B]; None: all samples have one
-    states: Tensor  # [B, K, C]
+    rows: Tensor | None  # int64 [n], where the mask is true, ascending; None: all
+    states: States
     actions: Tensor  # [B]
     rewards: Tensor  # [B], per-action
-    add_rewards: Tensor | float  # [B], from users
+    add_rewards: Tensor | None  # [B], from users
 
 
 class Loss(nn.Module):
@@ -108,86 +110,119 @@ class Loss(nn.Module):
         routing = torch.zeros(batch, dtype=torch.promote_types(final.dtype, torch.float32), device=final.device)
         if not steps:
             return routing
-        count = torch.zeros(batch, dtype=torch.float32, device=final.device)
-        for step in steps:
-            count += 1 if step.mask is None else step.mask
-        by_loss: dict[Any, list[tuple[Tensor | None, tuple[Tensor, ...]]]] = {}
-        later = _Later(batch, final.device)
+        count = _count(steps, routing)
+        size = final.abs() if self._npar else None
+        calls: dict[Hashable, list[tuple[_Decisions, Followed]]] = {}
+        later = _Later()
         for step in reversed(steps):
-            terminal, next_states, next_actions = later.after(step)
-            reward = (step.rewards + step.add_rewards) / count.clamp(min=1)
-            if self._npar:
-                reward = reward * final.abs()
-            reward = torch.where(later.is_last, reward + final, reward)
-            cum_return = reward + self._discounting * later.cum_return
-            columns: tuple[Tensor, ...] = (
-                terminal,
-                step.states,
-                next_states,
-                step.actions,
-                next_actions,
-                reward,
-                cum_return,
-                final,
-            )
-            rows = None if step.mask is None else step.mask.nonzero().view(-1)
-            by_loss.setdefault(step.loss_func, []).append((rows, columns if rows is None else tuple(c[rows] for c in columns)))
+            reward = step.rewards if step.add_rewards is None else step.rewards + step.add_rewards
+            reward = reward / count
+            if size is not None:
+                reward = reward * size
+            if isinstance(later.is_last, Tensor):
+                reward = torch.where(later.is_last, reward + final, reward)
+            elif later.is_last:
+                reward = reward + final
+            cum_return = reward if later.cum_return is None else reward.add(later.cum_return, alpha=self._discounting)
+            made = Followed(*later.after(step), reward, cum_return, final)
+            calls.setdefault(_key(step), []).append((step, made))
             later.push(step, cum_return)
-        for loss_func, calls in by_loss.items():
-            calls.reverse()
-            joined = [c[0] if len(calls) == 1 else torch.cat(c) for c in zip(*(columns for _, columns in calls), strict=True)]
-            losses = loss_func(*joined)
-            if losses.dim() > 1:  # of a user's class
-                losses = losses.flatten(1).sum(1)
-            begin = 0
-            for rows, columns in calls:
-                part = losses[begin : begin + columns[3].size(0)]
-                begin += columns[3].size(0)
-                routing = routing + part if rows is None else routing.index_add(0, rows, part.to(routing.dtype))
+        for made_in_call in calls.values():
+            made_in_call.reverse()
+            routing = routing + self._of_call(made_in_call, routing)
         if self._clear:
             for reward_func in {id(s.reward_func): s.reward_func for s in steps if s.reward_func is not None}.values():
                 reward_func.clear()
         return routing
+
+    @staticmethod
+    def _of_call(made: Sequence[tuple[_Decisions, Followed]], like: Tensor) -> Tensor:
+        """``[B]``, the losses of decisions that one function has, summed for each sample."""
+        rows = [step.rows for step, _ in made]
+        parts = [p if r is None else _select(p, r) for (_, p), r in zip(made, rows, strict=True)]
+        experience, loss_func = Experience(parts), made[0][0].loss_func
+        losses = loss_func.__self__._losses(experience) if _is_ours(loss_func) else loss_func(*experience.columns())
+        if losses.dim() > 1:  # of a user's class
+            losses = losses.flatten(1).sum(1)
+        if all(r is None for r in rows):
+            return losses.view(len(rows), -1).sum(0) if len(rows) > 1 else losses  # type: ignore[no-any-return]
+        total = torch.zeros_like(like)
+        for part, r in zip(losses.split([p.action.size(0) for p in parts]), rows, strict=True):
+            total = total + part if r is None else total.index_add(0, r, part.to(total.dtype))
+        return total
+
+
+def _count(steps: Sequence[_Decisions], like: Tensor) -> Tensor | int:
+    """How many decisions each sample made; at least 1."""
+    if all(step.mask is None for step in steps):
+        return len(steps)
+    count = torch.zeros_like(like)
+    for step in steps:
+        count += 1 if step.mask is None else step.mask
+    return count.clamp(min=1)
+
+
+def _is_ours(loss_func: Any) -> bool:
+    """Whether it only hands on to the ``_losses`` of its layer."""
+    return getattr(loss_func, "__func__", None) is Decision._loss
+
+
+def _key(step: _Decisions) -> Hashable:
+    """The same for decisions whose losses may be computed in one call."""
+    if _is_ours(step.loss_func):
+        losses = type(step.loss_func.__self__)._losses
+        if getattr(losses, "is_row_by_row", False):
+            return losses, step.states.num_selections, step.states.rows.dim()
+    return step.loss_func  # type: ignore[no-any-return]
+
+
+def _select(made: Followed, rows: Tensor) -> Followed:
+    """Of the samples `rows`."""
+    columns: list[Any] = [c[rows] if isinstance(c, Tensor) else c.select(rows) if isinstance(c, States) else c for c in made]
+    return Followed(*columns)
 
 
 class _Later:
     """What follows a step, while the steps are walked from the last to the first.
 
     Attributes:
-        is_last: bool ``[B]``, whether a sample has no later decision.
-        cum_return: ``[B]``, the return of its next decision, else 0.
+        is_last: bool ``[B]``, or for all, whether a sample has no later decision.
+        cum_return: ``[B]``, the return of its next decision, 0 if it has none; None: no sample has.
     """
 
-    def __init__(self, batch: int, device: torch.device) -> None:
-        self.is_last = torch.ones(batch, dtype=torch.bool, device=device)
-        self.cum_return = torch.zeros(batch, dtype=torch.float32, device=device)
+    def __init__(self) -> None:
+        self.is_last: Tensor | bool = True
+        self.cum_return: Tensor | None = None
         self._steps: list[_Decisions] = []  # the nearest one last
 
     def push(self, step: _Decisions, cum_return: Tensor) -> None:
         self._steps.append(step)
         if step.mask is None:
-            self.is_last, self.cum_return = torch.zeros_like(self.is_last), cum_return
+            self.is_last, self.cum_return = False, cum_return
         else:
-            self.is_last, self.cum_return = self.is_last & ~step.mask, torch.where(step.mask, cum_return, self.cum_return)
+            others = 0 if self.cum_return is None else self.cum_return
+            self.is_last, self.cum_return = self.is_last & ~step.mask, torch.where(step.mask, cum_return, others)
 
-    def after(self, step: _Decisions) -> tuple[Tensor, Tensor, Tensor]:
-        """``(is_terminal [B], next states [B, K, C], next actions [B])``."""
-        terminal = torch.ones_like(self.is_last)
-        states, actions = step.states, torch.zeros_like(step.actions)
+    def after(self, step: _Decisions) -> tuple[Tensor | bool, States, States, Tensor, Tensor | None]:
+        """The first columns of :class:`Followed`."""
+        terminal: Tensor | bool = True
+        states, actions = step.states, None
         unknown: Tensor | None = None  # samples whose next decision was not met yet; None: all
         for later in reversed(self._steps):
             met = later.mask if unknown is None else unknown if later.mask is None else unknown & later.mask
-            if later.states.size(1) == step.states.size(1):
-                their_states = _with_channels(later.states, step.states.size(2))
+            if later.states.num_selections == step.states.num_selections:
                 if met is None:
-                    return torch.zeros_like(terminal), their_states, later.actions
+                    return False, step.states, later.states, step.actions, later.actions
+                channels = step.states.whole().size(2)
                 terminal = terminal & ~met
-                states = torch.where(met.view(-1, 1, 1), their_states, states)
-                actions = torch.where(met, later.actions, actions)
+                states = States(
+                    torch.where(met.view(-1, 1, 1), _with_channels(later.states.whole(), channels), states.whole())
+                )
+                actions = torch.where(met, later.actions, 0 if actions is None else actions)
             if met is None or later.mask is None:
                 break
             unknown = ~met if unknown is None else unknown & ~met
-        return terminal, states, actions
+        return terminal, step.states, states, step.actions, actions
 
 
 def _with_channels(states: Tensor, channels: int) -> Tensor:
@@ -208,12 +243,16 @@ def _keep(trajectory: Trajectory, index: Tensor | None, final: Tensor) -> None:
 
 def _of_batch(step: Step, index: Tensor | None) -> _Decisions:
     """A step of a trajectory, of its samples `index`."""
-    ours = type(step.decision)._loss.__module__.partition(".")[0] == __name__.partition(".")[0]
-    states, actions, mask = step.states if ours else step.padded_states(), step.actions, step.mask
+    states, actions, mask, rows = step.stored, step.actions, step.mask, step.deciding
+    if not _is_ours(step.decision._loss):
+        states = States(step.padded_states())
     if index is not None:
-        states, actions, mask = states[index], actions[index], None if mask is None else mask[index]
-    rewards = rewards_of(step.reward_func, states, actions, mask)
-    return _Decisions(step.decision._loss, step.reward_func, mask, states, actions, rewards, 0.0)
+        states, actions = states.select(index), actions[index]
+        if mask is not None:
+            mask = mask[index]
+            rows = mask.nonzero().view(-1)
+    rewards = rewards_of(step.reward_func, states.whole() if looks_at_states(step.reward_func) else states.rows, actions, mask)
+    return _Decisions(step.decision._loss, step.reward_func, mask, rows, states, actions, rewards, None)
 
 
 def _of_samples(samples: Sequence[Any], final: Tensor) -> list[_Decisions]:
@@ -240,5 +279,5 @@ def _of_samples(samples: Sequence[Any], final: Tensor) -> list[_Decisions]:
                 t.new_zeros((len(samples), *t.shape[1:])).index_copy(0, index, t) for t in (states, actions, rewards, added)
             ]
             mask = torch.zeros(len(samples), dtype=torch.bool, device=final.device).index_fill(0, index, True)
-            decisions.append(_Decisions(loss_func, reward_func, mask, *whole))
+            decisions.append(_Decisions(loss_func, reward_func, mask, index, States(whole[0]), *whole[1:]))
     return decisions

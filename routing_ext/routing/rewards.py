@@ -92,10 +92,11 @@ class PerActionBaseReward:
 
     def register_batch(self, states: Tensor, actions: Tensor) -> None:
         """Remembers the choices ``actions [n]`` at ``states [n, K, C]``, in this order."""
-        new = actions.detach()
-        if self._actions is not None and new.numel() < self._hist_len:
-            new = torch.cat([self._actions.to(new.device), new])
-        self._actions = new[max(new.numel() - self._hist_len, 0) :].clone()
+        known, new, kept = self._actions, actions.detach(), self._hist_len
+        if known is None or new.numel() >= kept:
+            self._actions = new[max(new.numel() - kept, 0) :].clone()
+        else:
+            self._actions = torch.cat([known.to(new.device)[max(known.numel() + new.numel() - kept, 0) :], new])
 
     def get_reward(self, dist: Tensor, action: Tensor) -> Tensor:
         """The reward for the choice of a sample."""
@@ -127,9 +128,9 @@ class CollaborationReward(PerActionBaseReward):
             raise ValueError("CollaborationReward.get_reward: no action was registered yet")
         history = self._actions.to(actions.device)
         num_actions = states.size(1) if self._num_actions is None else self._num_actions
-        one_hot = torch.zeros((num_actions, history.numel()), device=history.device)
-        one_hot.scatter_(0, history.unsqueeze(0), 1.0)
-        self._precomp = one_hot.sum(1) / history.numel() * self._reward_ratio
+        ones = torch.ones(1, device=history.device).expand(history.numel())
+        counts = torch.zeros(num_actions, device=history.device).scatter_add_(0, history, ones)
+        self._precomp = counts / history.numel() * self._reward_ratio
         return self._precomp[actions] * self._reward_ratio
 
 
@@ -183,7 +184,13 @@ class ManualReward(PerActionBaseReward):
         self._num_actions = num_actions
 
     def get_reward_batch(self, states: Tensor, actions: Tensor) -> Tensor:
-        return self._rewards.to(actions.device)[actions]
+        self._rewards = self._rewards.to(actions.device)
+        return self._rewards[actions]
+
+
+def looks_at_states(reward: Any) -> bool:
+    """Whether anything but the number of actions can matter of the states."""
+    return type(reward).__module__ != __name__
 
 
 def register_all(reward: Any, states: Tensor, actions: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, overload
 
 import torch
@@ -18,6 +19,65 @@ def padded(states: Tensor) -> Tensor:
     """``[n, K, C] -> [n, K, 5]``, with zeros, as the reference stores them."""
     missing = STATE_CHANNELS - states.size(2)
     return torch.nn.functional.pad(states, (0, missing)) if missing > 0 else states
+
+
+# These are dataclasses because DistributedDataParallel, which looks for the parameters that took part, follows the fields of
+# such. So it finds the states that the loss will use.
+@dataclass(eq=False)
+class States:
+    """What a layer stored of N decisions, as rows that several of them may share.
+
+    Attributes:
+        rows: ``[n, K, C]``, or ``[n, K]`` for min(K, 5) equal channels, which is how the reference stores a single one.
+        row_of: int64 ``[N]``, the row of each decision; None: there are N, in order.
+    """
+
+    rows: Tensor
+    row_of: Tensor | None = None
+    _whole: Tensor | None = field(default=None, init=False)
+
+    @property
+    def num_selections(self) -> int:
+        """K."""
+        return self.rows.size(1)
+
+    def _of_decisions(self, values: Tensor) -> Tensor:
+        return values if self.row_of is None else values.index_select(0, self.row_of)
+
+    def whole(self) -> Tensor:
+        """``[N, K, C]``."""
+        if self._whole is None:
+            states = self._of_decisions(self.rows)
+            if states.dim() == 2:
+                states = states.unsqueeze(2).expand(-1, -1, min(states.size(1), STATE_CHANNELS))
+            self._whole = states
+        return self._whole
+
+    def channel(self, c: int) -> Tensor:
+        """``[n, K]``, of the rows."""
+        return self.rows[:, :, c] if self.rows.dim() == 3 else self.rows
+
+    def taken(self, actions: Tensor) -> Tensor:
+        """``[N, C]`` at the actions ``[N]``; one channel if all are equal."""
+        row_of = torch.arange(actions.size(0), device=actions.device) if self.row_of is None else self.row_of
+        position = torch.add(actions, row_of, alpha=self.num_selections)
+        return self.rows.reshape(-1, 1 if self.rows.dim() == 2 else self.rows.size(2)).index_select(0, position)
+
+    def best(self, c: int) -> Tensor:
+        """``[N]``: the largest value of channel c; no gradient."""
+        return self._of_decisions(self.channel(c).detach().amax(1))
+
+    def mode(self) -> Tensor:
+        """int64 ``[N]``: the action with the largest value of the first channel."""
+        return self._of_decisions(self.channel(0).detach().max(1)[1])
+
+    def first(self, c: int) -> Tensor:
+        """``[N]``: the value of channel c at action 0, for what does not depend on the action."""
+        return self._of_decisions(self.channel(c)[:, 0])
+
+    def select(self, index: Tensor) -> States:
+        """Of the decisions `index`."""
+        return States(self.rows.index_select(0, index)) if self.row_of is None else States(self.rows, self.row_of[index])
 
 
 class SampleMetaInformation:
@@ -51,29 +111,41 @@ class SampleMetaInformation:
             setattr(self, name, [step.get(name) for step in self.steps])
 
 
+@dataclass(eq=False)
 class Step:
     """One decision for all samples of a batch.
 
     Attributes:
-        actions: int64 ``[B]``, 0 where inactive.
-        is_exploratory: bool ``[B]``.
-        states: ``[B, K, C]`` with at most 5 channels; the reference pads to 5.
-        mask: bool ``[B]``, false where a sample made no decision here; None: all did.
         decision: the layer.
+        actions: int64 ``[B]``, 0 where inactive.
+        stored: the states.
+        mask: bool ``[B]``, false where a sample made no decision here; None: all did.
         reward_func: its per-action reward.
+        deciding: int64 ``[n]``, where the mask is true, ascending; None: all.
     """
 
-    def __init__(
-        self, decision: Any, actions: Tensor, is_exploratory: Tensor, states: Tensor, mask: Tensor | None, reward_func: Any
-    ) -> None:
-        self.decision = decision
-        self.actions = actions
-        self.is_exploratory = is_exploratory
-        self.states = states
-        self.mask = mask
-        self.reward_func = reward_func
-        self._active: list[bool] | None = None
-        self._padded: Tensor | None = None
+    decision: Any
+    actions: Tensor
+    _is_exploratory: Tensor | None  # False where inactive; None: whether the action is the most likely one.
+    stored: States
+    mask: Tensor | None
+    reward_func: Any
+    deciding: Tensor | None = None
+    _active: list[bool] | None = field(default=None, init=False)
+    _padded: Tensor | None = field(default=None, init=False)
+
+    @property
+    def states(self) -> Tensor:
+        """``[B, K, C]`` with at most 5 channels; the reference pads to 5."""
+        return self.stored.whole()
+
+    @property
+    def is_exploratory(self) -> Tensor:
+        """bool ``[B]``."""
+        if self._is_exploratory is None:
+            is_mode = self.stored.mode() == self.actions
+            self._is_exploratory = is_mode if self.mask is None else is_mode & self.mask
+        return self._is_exploratory
 
     def is_active(self, i: int) -> bool:
         """Whether sample i made a decision here."""
@@ -150,23 +222,28 @@ class SampleView(SampleMetaInformation):
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
 
+@dataclass(eq=False, repr=False)
 class Trajectory(Sequence[SampleView]):
     """The meta information of a batch: a sequence of :class:`SampleView`, kept as tensors.
 
     Attributes:
-        batch_steps: a :class:`Step` for each decision so far.
+        batch_size: B.
         tasks: the samples' tasks, a tensor or a sequence, or None.
+        batch_steps: a :class:`Step` for each decision so far.
         final_rewards: ``[B]``, the last loss's, NaN for samples that it did not have; None before.
     """
 
-    def __init__(self, batch_size: int, tasks: Tensor | Sequence[Any] | None = None) -> None:
-        if tasks is not None and len(tasks) != batch_size:
-            raise ValueError(f"Initialization: tasks must have one element for each of {batch_size} samples, got {len(tasks)}")
-        self.batch_size = batch_size
-        self.tasks = tasks
-        self.batch_steps: list[Step] = []
-        self.final_rewards: Tensor | None = None
-        self._views: dict[int, SampleView] = {}
+    batch_size: int
+    tasks: Tensor | Sequence[Any] | None = None
+    batch_steps: list[Step] = field(default_factory=list, init=False)
+    final_rewards: Tensor | None = field(default=None, init=False)
+    agents_plan: Any = field(default=None, init=False)  # of the last decision
+    _views: dict[int, SampleView] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        given = self.batch_size if self.tasks is None else len(self.tasks)
+        if given != self.batch_size:
+            raise ValueError(f"Initialization: tasks must have one element for each of {self.batch_size} samples, got {given}")
 
     def __len__(self) -> int:
         return self.batch_size

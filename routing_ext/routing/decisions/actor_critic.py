@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..decision import Agents, Choice, Experience
-from .common import ValueDecision, normalised, squared, taken
+from ..decision import Agents, Choice, Experience, row_by_row
+from .common import ValueDecision, normalised, squared
 from .reinforce import REINFORCE
 
 
@@ -25,42 +25,79 @@ class ActorCritic(REINFORCE):
         )
 
     def _decide(self, agents: Agents) -> Choice:
-        logits = normalised(agents.evaluate(self._policy) / self._pg_temperature)
+        logits, values = agents.rows(self._policy, self._qvalue_mem)
+        logits = normalised(logits / self._pg_temperature)
         actions = self._sample(agents, logits)
-        state = torch.stack((logits, agents.evaluate(self._qvalue_mem)), 2)
-        return Choice(agents.ys, actions, self._eval_stochastic_are_exp(actions, state), state)
+        return Choice(agents.ys, actions, None, torch.stack((logits, values), 2))
 
+    @row_by_row
     def _losses(self, made: Experience) -> Tensor:
-        value = taken(made.state[:, :, 1], made.action)
-        target = torch.where(made.is_terminal, made.final_reward, made.next_state[:, :, 1].max(1)[0] - made.reward).detach()
-        return -taken(made.state[:, :, 0], made.action) * (made.cum_return - value).detach() + squared(value - target)
+        value = made.taken(1)
+        target = torch.where(made.is_terminal, made.final_reward, made.best_next(1) - made.reward).detach()
+        return -made.taken(0) * (made.cum_return - value).detach() + squared(value - target)
 
 
 class WPL(ActorCritic):
     """The weighted policy learner (Abdallah and Lesser, 2006), which takes the other agents' learning into account."""
 
     def _decide(self, agents: Agents) -> Choice:
-        preferences = agents.evaluate(self._policy)
-        preferences = preferences - preferences.min(1, keepdim=True)[0] + 1e-6
-        probs = preferences / preferences.sum(1, keepdim=True)
-        eps = torch.finfo(probs.dtype).eps
-        logits = probs.clamp(eps, 1 - eps).log()
-        actions = self._sample(agents, logits, probs)
-        state = torch.stack((logits, agents.evaluate(self._qvalue_mem)), 2)
-        return Choice(agents.ys, actions, self._eval_stochastic_are_exp(actions, state), state)
+        policies, values = agents.parts(self._policy, self._qvalue_mem)
+        states, probs = _PreferenceStates.apply(*policies, *values)  # type: ignore[no-untyped-call]
+        return Choice(agents.ys, self._sample(agents, states[:, :, 0], probs), None, states)
 
+    @row_by_row
     def _losses(self, made: Experience) -> Tensor:
-        policy, value = taken(made.state[:, :, 0], made.action), taken(made.state[:, :, 1], made.action)
+        policy, value = made.taken(0), made.taken(1)
         gradient = made.cum_return - value
         projected = torch.where(gradient < 0, 1 + gradient, 2 - gradient)
         return squared(policy - (policy * projected).detach()) + squared(value - made.cum_return.detach())
+
+
+def _states_of(parts: list[Tensor] | tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``(states [n, K, 2], probs [n, K], sum [n, 1], index of the least preference [n, 1])``, see below."""
+    count = len(parts) // 2
+    preferences, values = torch.cat(parts[:count]), torch.cat(parts[count:])
+    least, where = preferences.min(1, keepdim=True)
+    shifted = preferences - least + 1e-6
+    total = shifted.sum(1, keepdim=True)
+    probs = shifted / total
+    eps = torch.finfo(probs.dtype).eps
+    return torch.stack((probs.clamp(eps, 1 - eps).log(), values), 2), probs, total, where
+
+
+class _PreferenceStates(torch.autograd.Function):
+    """``(states [n, K, 2], probs [n, K])``: logarithms of probabilities in proportion to preferences, and values.
+
+    Preferences are the rows of the first half of `parts` ``[., K]``, values those of the other half. One node in place of ten.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *parts: Tensor) -> tuple[Tensor, Tensor]:
+        states, probs, total, where = _states_of(parts)
+        ctx.save_for_backward(probs, total, where, *parts)
+        ctx.mark_non_differentiable(probs)
+        return states, probs
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+        probs, total, where, *parts = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for derivatives of this one
+            wanted = [part for part, needed in zip(parts, ctx.needs_input_grad, strict=True) if needed]
+            found = iter(torch.autograd.grad(_states_of(parts)[0], wanted, grad, create_graph=True))
+            return tuple(next(found) if needed else None for needed in ctx.needs_input_grad)
+        eps, sizes = torch.finfo(probs.dtype).eps, [part.size(0) for part in parts[: len(parts) // 2]]
+        grad_logits, grad_values = grad.unbind(2)
+        of_probs = torch.where((probs >= eps) & (probs <= 1 - eps), grad_logits / probs, 0)
+        of_shifted = (of_probs - (of_probs * probs).sum(1, keepdim=True)) / total
+        of_preferences = of_shifted.scatter_add(1, where, -of_shifted.sum(1, keepdim=True))
+        return *of_preferences.split(sizes), *grad_values.contiguous().split(sizes)
 
 
 class AAC(ValueDecision):
     """Advantage actor-critic. The critic has one value a sample; its loss is the mean over all decisions of the layer."""
 
     def _losses(self, made: Experience) -> Tensor:
-        advantage = made.cum_return - made.state[:, 0, 1]
+        advantage = made.cum_return - made.first(1)
         return _actor(made, advantage) + squared(advantage).mean()
 
 
@@ -68,8 +105,8 @@ class BootstrapAAC(AAC):
     """Like :class:`AAC`, with the reward and the next value in place of the return."""
 
     def _losses(self, made: Experience) -> Tensor:
-        next_value = torch.where(made.is_terminal, 0, made.next_state[:, 0, 1])
-        advantage = next_value + made.reward - made.state[:, 0, 1]
+        next_value = torch.where(made.is_terminal, 0, made.first_next(1))
+        advantage = next_value + made.reward - made.first(1)
         return _actor(made, advantage) + squared(advantage).mean()
 
 
@@ -85,15 +122,14 @@ class EGreedyAAC(AAC):
         self._reference_broadcast = reference_broadcast
 
     def _decide(self, agents: Agents) -> Choice:
-        logits = normalised(agents.evaluate(self._policy))
-        values = agents.evaluate(self._value_mem).expand_as(logits)
+        logits, values = agents.rows(self._policy, self._value_mem)
+        logits = normalised(logits)
         actions, probs, sampling = self._explored(agents, logits)
-        state = torch.stack((logits, probs, sampling, values), 2)
-        return Choice(agents.ys, actions, self._eval_stochastic_are_exp(actions, state), state)
+        return Choice(agents.ys, actions, None, torch.stack((logits, probs, sampling, values.expand_as(logits)), 2))
 
     def _losses(self, made: Experience) -> Tensor:
-        importance = taken(made.state[:, :, 1] / made.state[:, :, 2], made.action).detach()
-        advantage = made.cum_return.detach() - made.state[:, 0, 3]
+        importance = (made.taken(1) / made.taken(2)).detach()
+        advantage = made.cum_return.detach() - made.first(3)
         losses = _actor(made, advantage)
         if self._reference_broadcast:
             return importance * losses.sum() + squared(advantage).sum()
@@ -101,4 +137,4 @@ class EGreedyAAC(AAC):
 
 
 def _actor(made: Experience, advantage: Tensor) -> Tensor:
-    return -taken(made.state[:, :, 0], made.action) * advantage.detach()
+    return -made.taken(0) * advantage.detach()

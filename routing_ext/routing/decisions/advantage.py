@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..decision import Agents, Choice, Decision, Experience
-from .common import explored_or_greedy, squared, taken
+from ..decision import Agents, Choice, Decision, Experience, row_by_row
+from .common import explored_or_greedy, squared
 
 
 class AdvantageLearning(Decision):
@@ -19,29 +19,31 @@ class AdvantageLearning(Decision):
         self._value_mem = self._construct_policy_storage(1, self._pol_type, value_net, self._pol_hidden_dims)
 
     def _decide(self, agents: Agents) -> Choice:
-        advantages = agents.evaluate(self._policy)
-        values = agents.evaluate(self._value_mem).expand_as(advantages)
+        advantages, values = agents.rows(self._policy, self._value_mem)
         actions, explore = explored_or_greedy(self, agents, advantages)
-        return Choice(agents.ys, actions, explore, torch.stack((advantages, values), 2))
+        return Choice(agents.ys, actions, explore, torch.stack((advantages, values.expand_as(advantages)), 2))
 
+    @row_by_row
     def _losses(self, made: Experience) -> Tensor:
-        value, advantage = made.state[:, 0, 1], taken(made.state[:, :, 0], made.action)
+        value, advantage = made.first(1), made.taken(0)
         return squared(value - made.cum_return) + squared(advantage - (made.cum_return - value.detach()))
 
 
 class BootstrapAdvantageLearning(AdvantageLearning):
     """Both learn from the reward and the next value."""
 
+    @row_by_row
     def _losses(self, made: Experience) -> Tensor:
-        target = torch.where(made.is_terminal, made.final_reward, made.next_state[:, 0, 1] + made.reward).detach()
-        value, advantage = made.state[:, 0, 1], taken(made.state[:, :, 0], made.action)
+        target = torch.where(made.is_terminal, made.final_reward, made.first_next(1) + made.reward).detach()
+        value, advantage = made.first(1), made.taken(0)
         return squared(value - target) + squared(advantage - (target - value).detach())
 
 
 class SurpriseLearning(AdvantageLearning):
     """Both learn from the next value, less the reward."""
 
+    @row_by_row
     def _losses(self, made: Experience) -> Tensor:
-        target = torch.where(made.is_terminal, made.final_reward, made.next_state[:, 0, 1] - made.reward).detach()
-        value, advantage = made.state[:, 0, 1], taken(made.state[:, :, 0], made.action)
+        target = torch.where(made.is_terminal, made.final_reward, made.first_next(1) - made.reward).detach()
+        value, advantage = made.first(1), made.taken(0)
         return squared(value - target) + squared(advantage - (target - value.detach()))

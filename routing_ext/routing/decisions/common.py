@@ -10,11 +10,6 @@ from torch import Tensor
 from ..decision import Agents, Choice, Decision
 
 
-def taken(values: Tensor, action: Tensor) -> Tensor:
-    """``[N]``: the value ``[N, K]`` of the action ``[N]``."""
-    return values.gather(1, action.unsqueeze(1)).view(-1)
-
-
 def squared(difference: Tensor) -> Tensor:
     return difference * difference
 
@@ -23,26 +18,28 @@ class PolicyDecision(Decision):
     """Samples from a categorical distribution; in evaluation, takes its mode."""
 
     def _sample(self, agents: Agents, logits: Tensor, probs: Tensor | None = None) -> Tensor:
-        """``actions [B]``. `logits` are normalised; `probs`: where they are not the softmax of these."""
+        """``actions [B]`` of rows of values. `logits` are normalised; `probs`: where they are not the softmax of these."""
         if agents.replayed is not None:
             return agents.replayed
         if not self.training:
-            return logits.max(1)[1]
-        return agents.draws.categorical(logits.detach().softmax(1) if probs is None else probs.detach())
+            return agents.of_samples(logits.max(1)[1])
+        probs = logits.detach().softmax(1) if probs is None else probs.detach()
+        return agents.draws.categorical(probs, agents.row_of)
 
     def _explored(self, agents: Agents, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``(actions, probs [B, K], sampling probs [B, K])`` where a sample follows the policy with probability `exploration`.
+        """``(actions [B], probs [n, K], sampling probs [n, K])``.
 
-        Else it takes the mode. The sampling probabilities are the reference's importance weights' denominators.
+        A sample follows the policy with probability `exploration`, else it takes the mode. The sampling probabilities are the
+        reference's importance weights' denominators.
         """
         probs, greedy = logits.softmax(1), logits.max(1)[1]
         if not self.training:
-            return greedy if agents.replayed is None else agents.replayed, probs, probs
+            return agents.of_samples(greedy) if agents.replayed is None else agents.replayed, probs, probs
         if agents.replayed is not None:
             actions = agents.replayed
         else:
-            explore, on_policy = agents.draws.explore_and_categorical(self._exploration, probs.detach())
-            actions = torch.where(explore, on_policy, greedy)
+            explore, on_policy = agents.draws.explore_and_categorical(self._exploration, probs.detach(), agents.row_of)
+            actions = torch.where(explore, on_policy, agents.of_samples(greedy))
         largest = logits.max(1, keepdim=True)[0]
         sampling = probs.detach() * (1 / (1 - largest)) * (self._exploration / (logits.size(1) - 1))
         return actions, probs, sampling.scatter(1, greedy.unsqueeze(1), 1 - self._exploration)
@@ -59,11 +56,10 @@ class ValueDecision(PolicyDecision):
         self._value_mem = self._construct_policy_storage(width, self._pol_type, value_net, self._pol_hidden_dims)
 
     def _decide(self, agents: Agents) -> Choice:
-        logits = normalised(agents.evaluate(self._policy))
-        values = agents.evaluate(self._value_mem).expand_as(logits)
+        logits, values = agents.rows(self._policy, self._value_mem)
+        logits = normalised(logits)
         actions = self._sample(agents, logits)
-        state = torch.stack((logits, values), 2)
-        return Choice(agents.ys, actions, self._eval_stochastic_are_exp(actions, state), state)
+        return Choice(agents.ys, actions, None, torch.stack((logits, values.expand_as(logits)), 2))
 
 
 def normalised(logits: Tensor) -> Tensor:
@@ -71,11 +67,12 @@ def normalised(logits: Tensor) -> Tensor:
 
 
 def explored_or_greedy(decision: Decision, agents: Agents, values: Tensor) -> tuple[Tensor, Tensor]:
-    """``(actions [B], explored [B])``: the best action, or with probability `exploration`, when training, any.
+    """``(actions [B], explored [B])`` of rows of values.
 
-    In evaluation, whether to explore is drawn all the same, as in the reference.
+    The best action, or with probability `exploration`, when training, any. In evaluation, whether to explore is drawn all the
+    same, as in the reference.
     """
-    greedy = values.max(1)[1]
+    greedy = agents.of_samples(values.max(1)[1])
     if agents.replayed is not None:
         return agents.replayed, agents.replayed != greedy
     if not decision.training:

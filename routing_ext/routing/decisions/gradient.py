@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import grad
 
-from ..decision import Agents, Choice, Decision, Experience, as_stored
+from ..decision import Agents, Choice, Decision, Experience, row_by_row
 from .common import normalised
 
 
@@ -51,8 +51,9 @@ class GumbelSoftmax(Decision):
             ys = ys * factor.view(-1, *[1] * (ys.dim() - 1))
         else:
             actions = logits.max(1)[1] if agents.replayed is None else agents.replayed
-        return Choice(ys, actions, self._eval_stochastic_are_exp(actions, logits), as_stored(logits))
+        return Choice(ys, actions, None, logits)
 
+    @row_by_row
     def _losses(self, made: Experience) -> Tensor:
         return torch.zeros_like(made.reward)
 
@@ -86,7 +87,7 @@ class RELAX(Decision):
             actions = sampled if self.training else logits.max(1)[1]
         both = (agents.evaluate(self._value_mem, torch.cat((agents.xs, z), 1)) for z in (relaxed, conditional))
         state = torch.stack((logits, *(values.expand_as(logits) for values in both)), 2)
-        return Choice(agents.ys, actions, self._eval_stochastic_are_exp(actions, logits), state)
+        return Choice(agents.ys, actions, None, state)
 
     def _sample(self, agents: Agents, log_probs: Tensor, eps: float = 1e-8) -> tuple[Tensor, Tensor, Tensor]:
         """An action, its relaxation, and a relaxation given the action."""

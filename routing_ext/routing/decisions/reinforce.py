@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..decision import Agents, Choice, Experience, as_stored
-from .common import PolicyDecision, ValueDecision, normalised, squared, taken
+from ..decision import Agents, Choice, Experience, row_by_row
+from .common import PolicyDecision, ValueDecision, normalised, squared
 
 
 class REINFORCE(PolicyDecision):
@@ -20,12 +20,13 @@ class REINFORCE(PolicyDecision):
             self._pg_temperature = 0.1 + 9.9 * exploration
 
     def _decide(self, agents: Agents) -> Choice:
-        logits = normalised(agents.evaluate(self._policy) / self._pg_temperature)
-        actions = self._sample(agents, logits)
-        return Choice(agents.ys, actions, self._eval_stochastic_are_exp(actions, logits), as_stored(logits))
+        (logits,) = agents.rows(self._policy)
+        logits = normalised(logits / self._pg_temperature)
+        return Choice(agents.ys, self._sample(agents, logits), None, logits)
 
+    @row_by_row
     def _losses(self, made: Experience) -> Tensor:
-        return -taken(made.state[:, :, 0], made.action) * made.cum_return.detach()
+        return -made.taken(0) * made.cum_return.detach()
 
 
 class EGreedyREINFORCE(REINFORCE):
@@ -45,14 +46,14 @@ class EGreedyREINFORCE(REINFORCE):
         self._exploration = min(1.0, 3.0 * exploration)
 
     def _decide(self, agents: Agents) -> Choice:
-        logits = normalised(agents.evaluate(self._policy))
+        (logits,) = agents.rows(self._policy)
+        logits = normalised(logits)
         actions, probs, sampling = self._explored(agents, logits)
-        state = torch.stack((logits, probs, sampling), 2)
-        return Choice(agents.ys, actions, self._eval_stochastic_are_exp(actions, logits), state)
+        return Choice(agents.ys, actions, None, torch.stack((logits, probs, sampling), 2))
 
     def _losses(self, made: Experience) -> Tensor:
-        importance = taken(made.state[:, :, 1] / made.state[:, :, 2], made.action).detach()
-        losses = -taken(made.state[:, :, 0], made.action) * made.cum_return.detach()
+        importance = (made.taken(1) / made.taken(2)).detach()
+        losses = -made.taken(0) * made.cum_return.detach()
         return importance * (losses.sum() if self._reference_broadcast else losses)
 
 
@@ -61,17 +62,18 @@ class REINFORCEBl1(ValueDecision):
 
     _values_per_action = True
 
-    def _weighted_return(self, state: Tensor, action: Tensor, cum_return: Tensor) -> Tensor:
-        return cum_return
+    def _weighted_return(self, made: Experience) -> Tensor:
+        return made.cum_return
 
     def _losses(self, made: Experience) -> Tensor:
-        advantage = (self._weighted_return(made.state, made.action, made.cum_return) - made.state[:, 0, 1]).detach()
-        target = torch.where(made.is_terminal, made.final_reward, made.next_state[:, :, 1].max(1)[0] - made.reward).detach()
-        return -taken(made.state[:, :, 0], made.action) * advantage + squared(taken(made.state[:, :, 1], made.action) - target)
+        advantage = (self._weighted_return(made) - made.first(1)).detach()
+        target = torch.where(made.is_terminal, made.final_reward, made.best_next(1) - made.reward).detach()
+        return -made.taken(0) * advantage + squared(made.taken(1) - target)
 
 
 class REINFORCEBl2(REINFORCEBl1):
     """Like :class:`REINFORCEBl1`, with the return weighted against the uniform policy."""
 
-    def _weighted_return(self, state: Tensor, action: Tensor, cum_return: Tensor) -> Tensor:
-        return cum_return / (self._num_selections * taken(state[:, :, 0].softmax(1), action))
+    def _weighted_return(self, made: Experience) -> Tensor:
+        # The log-probabilities are normalised.
+        return made.cum_return / (self._num_selections * made.taken(0).exp())

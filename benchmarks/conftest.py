@@ -28,6 +28,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--threads", type=int, default=1, help="of torch, default 1")
     group.addoption("--budget", type=float, default=5.0, help="seconds for each row, default 5")
     group.addoption("--with-compile", action="store_true", help="torch.compile'd forms, too, where a case asks for them")
+    group.addoption("--reference", metavar="DIR", help="a checkout of PytorchRouting, to measure it beside ours")
+    group.addoption("--reference-dnc", metavar="DIR", help="a checkout of pytorch-dnc, to measure it beside ours")
     group.addoption("--save-results", action="store_true", help="write the rows to benchmarks/results/<machine>.json")
 
 

@@ -12,13 +12,14 @@ import argparse
 import hashlib
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable, Iterable
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from benchmarks import results
+from benchmarks import learn_routing_figure, memory_figure, results
 from benchmarks.results import Results, Row
 
 ROOT = Path(__file__).parent.parent
@@ -82,6 +83,12 @@ def best_torch(row: Row) -> str:
         return "-"
     name, side = found
     return f"{times_faster(side)} {name}{' †' if side.get('zero_gradients') else ''}"
+
+
+def size(value: float) -> str:
+    """Bytes, in decimal units."""
+    value, unit = (value / 1e3, "kB") if value < 1e6 else (value / 1e6, "MB") if value < 1e9 else (value / 1e9, "GB")
+    return f"{number(value)} {unit}"
 
 
 def of_floor(row: Row, kind: str) -> str:
@@ -269,6 +276,175 @@ def move_rows(slug: str, machine: Results) -> str:
     return block(machine, "move_rows", draw)
 
 
+def step_by_step(row: Row) -> str:
+    """How many times faster than the reference our circuit is in the reference's loop; from their ratios to `unroll`."""
+    found = side_of(row, "reference")
+    if found is None:
+        return "-"
+    faster = found[1]["ratio"][0] * row["sides"]["unroll"]["us"][1] / row["sides"]["step by step"]["us"][1]
+    return f"{number(faster)}x"
+
+
+def network(row: Row) -> str:
+    case = row["case"]
+    sizes = ", ".join(f"{name}={case[name]}" for name in ("B", "H", "R", "N", "W", "T"))
+    return f"{case['model'].upper()}, {sizes}{flags(row)}"
+
+
+def memory(slug: str, machine: Results) -> str:
+    all_rows = rows_of(machine, "memory_sequence")
+    if not all_rows:
+        return NO_RESULTS
+    threads = threads_of(all_rows)[-1]
+    rows = rows_of(machine, "memory_sequence", threads)
+    body = []
+    for r in rows:
+        ours, compiled, published = r["sides"]["unroll"], r["sides"].get("compiled step"), side_of(r, "reference")
+        body.append(
+            [
+                network(r),
+                time(ours["us"][1]),
+                time(published[1]["us"][1]) if published else "-",
+                f"**{times_faster(published[1])}**" if published else "-",
+                step_by_step(r),
+                times_faster(compiled) if compiled else "-",
+                f"{r['floor_us'] / ours['us'][1]:.0%}",
+            ]
+        )
+    head = ["forward + backward", "`unroll`", "pytorch-dnc", "faster", "step by step", "than compiled", "of the floor"]
+    text = (
+        "T steps of B sequences, H hidden units, R read heads, N locations of W elements, float32; binary cross entropy, no "
+        "optimiser. *Step by step*: how much faster our circuit is than pytorch-dnc's in the same loop over the steps. "
+        f"*Compiled*: a vectorised step under torch.compile. Medians with {titled(threads)}. {conditions(machine, rows)}"
+    )
+    return "\n\n".join(part for part in (table(head, body), notes(rows), text) if part)
+
+
+def memory_sequence(slug: str, machine: Results) -> str:
+    def draw(rows: list[Row]) -> str:
+        others = ["reference", "plain PyTorch", "compiled step"]
+        body = []
+        for r in rows:
+            sides = r["sides"]
+            cells = [network(r), timed(sides["unroll"]), f"{timed(sides['step by step'])} = {step_by_step(r)}"]
+            for name in others:
+                cells.append(f"{timed(sides[name])} = {times_faster(sides[name], spread=True)}" if name in sides else "-")
+            floor = r["floor_us"]
+            body.append([*cells, f"{time(floor)} ({r['floor_of']})", f"{floor / sides['unroll']['us'][1]:.0%}"])
+        head = ["", "`unroll`", "step by step", "pytorch-dnc", *others[1:], "floor", "`unroll`, of the floor"]
+        return table(head, body)
+
+    text = block(machine, "memory_sequence", draw)
+    return text if text == NO_RESULTS else f"{text}\n\n{memory_use(machine)}"
+
+
+def memory_use(machine: Results) -> str:
+    names = {
+        "unroll": "`unroll`",
+        "step by step": "step by step",
+        "reference": "pytorch-dnc",
+        "plain PyTorch": "plain PyTorch",
+    }
+    kept_by = [name for name in names if name != "step by step"]
+    threads = threads_of(rows_of(machine, "memory_sequence"))[-1]
+    body = []
+    for r in rows_of(machine, "memory_sequence", threads):
+        kept, faults, steps = r["saved_bytes"], r["page_faults"], r["case"]["T"]
+        cells = [network(r).removesuffix(flags(r)), *(size(kept[n] / steps) if n in kept else "-" for n in kept_by)]
+        body.append([*cells, *(f"{faults[n]:.0f}" if n in faults else "-" for n in names)])
+    head = ["", *(f"kept for a step: {names[n]}" for n in kept_by), *(f"page faults: {name}" for name in names.values())]
+    return f"Memory, with {titled(threads)}:\n\n{table(head, body)}"
+
+
+def memory_scaling(slug: str, machine: Results) -> str:
+    def draw(rows: list[Row]) -> str:
+        head = ["", "N", "T", "time of a step", "floor of a step", "plain PyTorch", "peak of memory", "plain PyTorch"]
+        body = []
+        for r in rows:
+            case, plain, peaks = r["case"], r["sides"].get("plain PyTorch"), r["peak_bytes"]
+            body.append(
+                [
+                    f"{case['model'].upper()}, B={case['B']}{flags(r)}",
+                    str(case["N"]),
+                    str(case["T"]),
+                    time(median_of(r, "ours") / case["T"]),
+                    f"{time(r['floor_us'] / case['T'])} ({r['floor_of']})",
+                    times_faster(plain) if plain else "-",
+                    *(size(peaks[n]) if n in peaks else "-" for n in ("unroll", "plain PyTorch")),
+                ]
+            )
+        return table(head, body)
+
+    text = block(machine, "memory_scaling", draw)
+    if text == NO_RESULTS:
+        return text
+    return f"{text}\n\n![Time of a step and peak of memory, by memory and sequence](assets/{memory_figure.name_of(slug)})"
+
+
+def routing(slug: str, machine: Results) -> str:
+    rows = [r for r in rows_of(machine, "routing_step", 1) if r.get("headline")]
+    if not rows:
+        return NO_RESULTS
+    body = [
+        [
+            f"B={r['case']['B']}{flags(r)}",
+            time(r["sides"]["routing layers"]["us"][1]),
+            time(median_of(r, "reference")),
+            f"**{times_faster(side_of(r, 'reference')[1])}**",  # type: ignore[index]
+            time(r["sides"]["LinearBank, fast_sampling"]["us"][1]),
+            time(median_of(r, "bound")),
+        ]
+        for r in rows
+    ]
+    head = ["routing step, WPL", "ours", loop_name(rows), "faster", "LinearBank, fast_sampling", "gradients alone"]
+    text = (
+        "20 tasks with an agent each, 20 modules, 3 decisions; forward, loss and backward of the routed layers, float32, one "
+        f"thread; medians. {conditions(machine, rows)}"
+    )
+    return "\n\n".join(part for part in (table(head, body), notes(rows), text) if part)
+
+
+def loop_name(rows: list[Row]) -> str:
+    """What the reference's column is of: the reference itself, or our code in its manner."""
+    names = {side_of(r, "reference")[0] for r in rows}  # type: ignore[index]
+    return "PytorchRouting" if names == {"reference"} else "per-sample Python"
+
+
+def routing_step(slug: str, machine: Results) -> str:
+    def draw(rows: list[Row]) -> str:
+        body = []
+        for r in rows:
+            case, sides = r["case"], r["sides"]
+            name, loop = side_of(r, "reference")  # type: ignore[misc]
+            what = f"{case['algorithm']}, {case['architecture']}{', with trunk' if case['trunk'] else ''}"
+            cells = [f"{what}{flags(r)}", str(case["B"]), timed(sides["routing layers"])]
+            cells.append(f"{timed(loop)} = {times_faster(loop, spread=True)}{'' if name == 'reference' else ' ‡'}")
+            for other in ("LinearBank, fast_sampling", "channels_last"):
+                cells.append(time(sides[other]["us"][1]) if other in sides else "-")
+            body.append([*cells, time(median_of(r, "bound"))])
+        head = ["", "B", "ours", "per-sample Python", "LinearBank, fast_sampling", "LinearBank, trunk in channels_last"]
+        drawn = table([*head, "gradients alone"], body)
+        return f"{drawn}\n\n‡ our code in the reference's manner, else the reference itself." if "‡" in drawn else drawn
+
+    return block(machine, "routing_step", draw)
+
+
+def routing_modules(slug: str, machine: Results) -> str:
+    def draw(rows: list[Row]) -> str:
+        head = ["K", "B", "ours", "LinearBank, fast_sampling", "cross-stitch"]
+        body = [
+            [
+                f"{r['case']['K']}{flags(r)}",
+                str(r["case"]["B"]),
+                *(timed(r["sides"][name]) for name in ("routing layers", "LinearBank, fast_sampling", "cross-stitch")),
+            ]
+            for r in rows
+        ]
+        return table(head, body)
+
+    return block(machine, "routing_modules", draw)
+
+
 def selection_generic(slug: str, machine: Results) -> str:
     def draw(rows: list[Row]) -> str:
         head = ["", "K", "B", "Selection", "plain-Python loop", "sort and split", "modules alone"]
@@ -291,17 +467,61 @@ def selection_generic(slug: str, machine: Results) -> str:
     return block(machine, "selection_generic", draw)
 
 
+def learning_routing(slug: str, study: Results) -> str:
+    def to_reach(row: Row, target: float) -> float:
+        return next(s for s, a in zip(row["seconds"], row["accuracy"], strict=True) if a >= target)
+
+    methods = list(dict.fromkeys(row["method"] for row in study["rows"]))
+    seeds = sorted({row["seed"] for row in study["rows"]})
+    body = []
+    for method in methods:
+        ours, theirs = (learn_routing_figure.curves(study, method, side) for side in ("ours", "reference"))
+        target = int(100 * min(max(row["accuracy"]) for row in ours + theirs)) / 100
+        seconds = [statistics.median(to_reach(row, target) for row in rows) for rows in (ours, theirs) if rows]
+        for side, rows in (("reference", theirs), ("ours", ours)):
+            if not rows:
+                continue
+            final = [100 * row["accuracy"][-1] for row in rows]
+            noisy = " ⚠" if max(row["waited"] for row in rows) >= NOISY else ""
+            cells = [f"{method}, {side}{noisy}", *(f"{a:.1f}" for a in final), f"**{statistics.mean(final):.1f}**"]
+            cells += [f"{statistics.stdev(final):.1f}" if len(final) > 1 else "-", f"{100 * target:.0f} %"]
+            cells += [time(1e6 * (seconds[0] if side == "ours" else seconds[1]))]
+            cells += [f"**{number(seconds[1] / seconds[0])}x**" if side == "ours" and theirs else "-"]
+            body.append([*cells, agreement(ours, theirs) if side == "ours" and theirs else "-"])
+    head = ["", *(f"seed {seed}" for seed in seeds), "mean", "s.d.", "time to", "", "faster"]
+    parts = [table([*head, "same choices"], body)]
+    if any(row["waited"] >= NOISY for row in study["rows"]):
+        parts.append("⚠ the machine was disturbed: the times of this row are too long.")
+    parts.append(f"One thread. {conditions(study, [study])}")
+    return "\n\n".join([*parts, f"![Accuracy over training steps, and over seconds](assets/{slug}.png)"])
+
+
+def agreement(ours: list[Row], theirs: list[Row]) -> str:
+    """For how long the sampled routes are the same ones, from the same seed."""
+    steps = [row["same_choices"] for row in theirs]
+    total = theirs[0]["steps"][-1]
+    full = sum(s == total for s in steps)
+    if full == len(steps):
+        return f"in all {total:,} steps"
+    return f"in all {total:,} steps with {full} of {len(steps)} seeds, at least in the first {min(steps):,}"
+
+
 Draw = Callable[[str, Results], str]
 TABLES: dict[str, dict[str, Draw]] = {
-    "README.md": {"summary": summary},
+    "README.md": {"summary": summary, "routing": routing, "memory": memory},
     "docs/benchmarks.md": {
         "grouped_linear": grouped_linear,
         "linear_bank": linear_bank,
         "dispatch_plan": dispatch_plan,
         "move_rows": move_rows,
         "selection_generic": selection_generic,
+        "routing_step": routing_step,
+        "routing_modules": routing_modules,
+        "memory_sequence": memory_sequence,
+        "memory_scaling": memory_scaling,
     },
 }
+STUDY_TABLES: dict[str, dict[str, Draw]] = {"docs/benchmarks.md": {"learning_routing": learning_routing}}
 
 
 # Figures ---------------------------------------------------------------------------------------------------------------------
@@ -324,13 +544,12 @@ def points_of(machine: Results) -> dict[str, dict[int, list[tuple[int, float]]]]
     }
 
 
-def draw_figure(path: Path, machine: Results, digest: str) -> None:
+def draw_figure(path: Path, panels: Any, digest: str) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    panels = points_of(machine)
     figure, axes = plt.subplots(
         1, len(panels), figsize=(4.5 * len(panels), 3.6), sharey=True, squeeze=False, layout="constrained"
     )
@@ -359,9 +578,16 @@ def draw_figure(path: Path, machine: Results, digest: str) -> None:
     plt.close(figure)
 
 
-def digest_of(machine: Results) -> str:
+def digest_of(points: Any) -> str:
     """Stands in the figure's file: tells whether it is of these results, whichever matplotlib drew it."""
-    return "benchmarks-" + hashlib.sha256(json.dumps(points_of(machine)).encode()).hexdigest()[:16]
+    return "benchmarks-" + hashlib.sha256(json.dumps(points).encode()).hexdigest()[:16]
+
+
+# How a figure's file is called, what it shows of the results, and what draws it.
+ALL_FIGURES: list[tuple[Callable[[str], str], Callable[[Results], Any], Callable[[Path, Any, str], None]]] = [
+    (figure_name, points_of, draw_figure),
+    (memory_figure.name_of, memory_figure.points_of, memory_figure.draw),
+]
 
 
 # Files -----------------------------------------------------------------------------------------------------------------------
@@ -388,16 +614,25 @@ def main() -> None:
             sys.exit(f"{name} must exist, with the markers {', '.join(f'<!-- benchmark:{n} -->' for n in draws)}")
         old = path.read_text()
         new = fill(old, name, draws, machines)
+        new = fill(new, name, STUDY_TABLES.get(name, {}), results.load_studies())
         if new != old:
             stale.append(name)
             if not check:
                 path.write_text(new)
     for slug, machine in machines.items():
-        path, digest = ROOT / FIGURES / figure_name(slug), digest_of(machine)
-        if points_of(machine) and (not path.exists() or digest.encode() not in path.read_bytes()):
+        for name_of, points_from, draw in ALL_FIGURES:
+            path, points = ROOT / FIGURES / name_of(slug), points_from(machine)
+            digest = digest_of(points)
+            if points and (not path.exists() or digest.encode() not in path.read_bytes()):
+                stale.append(str(path.relative_to(ROOT)))
+                if not check:
+                    draw(path, points, digest)
+    for slug, study in results.load_studies().items():
+        path, digest = ROOT / FIGURES / f"{slug}.png", digest_of(study["rows"])
+        if not path.exists() or digest.encode() not in path.read_bytes():
             stale.append(str(path.relative_to(ROOT)))
             if not check:
-                draw_figure(path, machine, digest)
+                learn_routing_figure.draw(path, study, digest)
     if check and stale:
         sys.exit(f"not what benchmarks/results gives: {', '.join(stale)}; run python -m benchmarks.make_readme")
     print("\n".join(f"written: {name}" for name in stale) or "all up to date")

@@ -1,4 +1,4 @@
-"""The committed results: one JSON for each machine."""
+"""The committed results: one JSON for each machine, and one for each study of learning."""
 
 from __future__ import annotations
 
@@ -14,7 +14,16 @@ Results = dict[str, Any]
 
 def load_all() -> dict[str, Results]:
     """By machine."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
+    return {name: made for name, made in _load("*").items() if name not in load_studies()}
+
+
+def load_studies() -> dict[str, Results]:
+    """Of learning: each is of one machine, which it names."""
+    return _load("learning-*")
+
+
+def _load(pattern: str) -> dict[str, Results]:
+    return {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob(f"{pattern}.json"))}
 
 
 def key(row: Row) -> tuple[str, str, int]:

@@ -31,8 +31,8 @@ TORCH_LIBRARY(routing_ext, m) {
       "int[] modules, SymInt in_features, bool[3] output_mask) -> (Tensor grad_x, Tensor[] grad_weights, "
       "Tensor[] grad_biases)");
 
-  // What memory networks are made of, float32 or float64: N locations of W elements, H heads of any kind, V write heads, R read
-  // heads, S shifts (odd). Each backward pass gives the gradients of the arguments in their order.
+  // What memory networks are made of, float32 or float64: N locations of W elements, H heads of any kind, V write heads, R
+  // read heads, S shifts (odd). Each backward pass gives the gradients of the arguments in their order.
   //
   // keys [B,H,W], strengths [B,H], memory [B,N,W] -> weights [B,H,N].
   m.def("content_weights(Tensor keys, Tensor strengths, Tensor memory) -> Tensor");
@@ -44,8 +44,8 @@ TORCH_LIBRARY(routing_ext, m) {
   m.def(
       "dnc_usage_backward(Tensor grad, Tensor usage, Tensor write_weights, Tensor free_gates, Tensor read_weights) -> "
       "(Tensor grad_usage, Tensor grad_write_weights, Tensor grad_free_gates, Tensor grad_read_weights)");
-  // usage [B,N], write_gates [B,V] -> allocation [B,V,N], usage [B,N], products [B,V,N]. temperature: of a softmax, which leaves
-  // the products unset; zero: by sorting. products: of what is less used than each location.
+  // usage [B,N], write_gates [B,V] -> allocation [B,V,N], usage [B,N], products [B,V,N]. temperature: of a softmax, which
+  // leaves the products unset; zero: by sorting. products: of what is less used than each location.
   m.def(
       "dnc_allocation(Tensor usage, Tensor write_gates, float temperature) -> (Tensor allocation, Tensor usage, "
       "Tensor products)");
@@ -77,8 +77,8 @@ TORCH_LIBRARY(routing_ext, m) {
       "memory_read_backward(Tensor grad, Tensor memory, Tensor read_weights) -> (Tensor grad_memory, "
       "Tensor grad_read_weights)");
 
-  // All of them, a step of a memory network between its controller and its output layer. interface [B,I], see AccessShape, and a
-  // state -> the next state, read_vectors [B,R,W], and what the backward pass needs: record [B,row].
+  // All of them, a step of a memory network between its controller and its output layer. interface [B,I], see AccessShape, and
+  // a state -> the next state, read_vectors [B,R,W], and what the backward pass needs: record [B,row].
   m.def(
       "dnc_access(Tensor interface, Tensor memory, Tensor usage, Tensor precedence, Tensor link, Tensor write_weights, "
       "Tensor read_weights, bool paper_usage) -> (Tensor memory, Tensor usage, Tensor precedence, Tensor link, "

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 import routing_ext
 
@@ -17,11 +18,50 @@ OPERATORS = re.findall(r'm\.def\(\s*"(\w+)\(', SCHEMA.read_text())
 ORDER = torch.tensor([0, 2, 1])
 LAYOUT = torch.tensor([0, 2, 3, -1])
 WEIGHTS = [torch.ones(2, 2), torch.ones(2, 2)]
+raw = torch.ops.routing_ext
+
+
+def ones(*shape: int) -> Tensor:
+    return torch.ones(3, *shape)
+
+
+def dnc_state(x: Tensor) -> tuple[Tensor, ...]:
+    return ones(2, 2), x, ones(1, 2), ones(1, 2, 2), ones(1, 2), ones(1, 2)
+
+
+def ntm_state(x: Tensor) -> tuple[Tensor, ...]:
+    return ones(2, 2), x[:, None], ones(1, 2)
+
+
 CALLS = {
     "gather_rows": lambda x: (x, ORDER),
     "scatter_rows": lambda x: (x, ORDER, 3),
     "grouped_linear": lambda x: (x, ORDER, LAYOUT, WEIGHTS, [], [0, 1], 2, False),
     "grouped_linear_backward": lambda x: (x, None, x, ORDER, LAYOUT, WEIGHTS, [0, 1], 2, (True, True, True)),
+    "content_weights": lambda x: (x[:, None], ones(1), ones(2, 2)),
+    "content_weights_backward": lambda x: (x[:, None], x[:, None], ones(1), ones(2, 2)),
+    "dnc_usage": lambda x: (x, ones(1, 2), ones(1), ones(1, 2)),
+    "dnc_usage_backward": lambda x: (x, x, ones(1, 2), ones(1), ones(1, 2)),
+    "dnc_allocation": lambda x: (x, ones(1), 0.0),
+    "dnc_allocation_backward": lambda x: (None, x, x, ones(1), ones(1, 2), 0.0),
+    "dnc_temporal_link": lambda x: (ones(1, 2, 2), x[:, None], ones(1, 2), ones(1, 2)),
+    "dnc_temporal_link_backward": lambda x: (*[None] * 4, ones(1, 2, 2), x[:, None], ones(1, 2), ones(1, 2)),
+    "ntm_location": lambda x: (x[:, None], ones(1), ones(1, 3), ones(1), ones(1, 2)),
+    "ntm_location_backward": lambda x: (x[:, None], x[:, None], ones(1), ones(1, 3), ones(1), ones(1, 2)),
+    "memory_write": lambda x: (ones(2, 2), x[:, None], ones(1, 2), ones(1, 2)),
+    "memory_write_backward": lambda x: (ones(2, 2), ones(2, 2), x[:, None], ones(1, 2), ones(1, 2)),
+    "memory_read": lambda x: (ones(2, 2), x[:, None]),
+    "memory_read_backward": lambda x: (x[:, None], ones(2, 2), ones(1, 2)),
+    "dnc_access": lambda x: (ones(16), *dnc_state(x), False),
+    "dnc_access_backward": lambda x: (
+        *[None] * 7,
+        ones(16),
+        *dnc_state(x),
+        raw.dnc_access(ones(16), *dnc_state(x), False)[-1],
+        False,
+    ),
+    "ntm_access": lambda x: (ones(20), *ntm_state(x)),
+    "ntm_access_backward": lambda x: (*[None] * 4, ones(20), *ntm_state(x), raw.ntm_access(ones(20), *ntm_state(x))[-1]),
 }
 INTEGER = {"dispatch_plan"}  # neither takes nor returns what could have a gradient
 

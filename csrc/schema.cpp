@@ -98,8 +98,8 @@ TORCH_LIBRARY(routing_ext, m) {
       "-> (Tensor grad_interface, Tensor grad_memory, Tensor grad_write_weights, Tensor grad_read_weights)");
 
   // A memory network over T steps: LSTM controller, accessor, output layer. x [T,B,I], float32 or float64, -> y [T,B,O].
-  // model: "dnc" or "ntm". weights: w_ih [4H,I+R*W], w_hh [4H,H], b_ih [4H], b_hh [4H]; weight [n,H] and bias [n] of each of the
-  // 10 or 12 parts of the interface, see AccessShape; weight [O,H+R*W] and bias [O] of the output.
+  // model: "dnc" or "ntm". weights: w_ih [4H,I+R*W], w_hh [4H,H], b_ih [4H], b_hh [4H]; weight [n,H] and bias [n] of each of
+  // the 10 or 12 parts of the interface, see AccessShape; weight [O,H+R*W] and bias [O] of the output.
   // state: memory [B,N,W], usage [B,N], precedence [B,V,N], link [B,V,N,N], write weights [B,V,N], read weights [B,R,N],
   // hidden [B,H], cell [B,H], read vectors [B,R,W]; for "ntm" without usage, precedence and link. Empty: the initial one.
   // tape: what the backward pass needs, with every link_every-th link; empty unless `keep`.
@@ -116,15 +116,15 @@ TORCH_LIBRARY(routing_ext, m) {
   m.def("memory_row_size(str model, int[] sizes, ScalarType dtype) -> int");
 
   // The same step by step, on a tape [K+1,B,row] that the caller keeps; see cpu/memory_step.cpp. packed: the weights as
-  // memory_pack gives them. Links are padded, none stands for zero (with no precedence). A step reads the tape's row `from` and
-  // writes row `to`, and copies x [B,I] to inputs[to - 1].
+  // memory_pack gives them. Links are padded, none stands for zero (with no precedence). A step reads the tape's row `from`
+  // and writes row `to`, and copies x [B,I] to inputs[to - 1].
   m.def("pooled_empty(int[] sizes, Tensor like) -> Tensor");
   m.def("memory_pack(str model, Tensor x, Tensor[] weights, int num_locations, bool backward) -> Tensor");
   m.def(
       "memory_step(str model, int[] sizes, bool paper_usage, float clip_value, Tensor packed, Tensor x, Tensor(a!) tape, "
       "Tensor(b!) inputs, Tensor? previous_link, Tensor(c!)? next_link, int from_row, int to_row) -> Tensor");
-  // grad_state [B,state] and grad_link: of the state after the step, become those of the one before. grads [K,B,gradients]: this
-  // step's are set.
+  // grad_state [B,state] and grad_link: of the state after the step, become those of the one before. grads [K,B,gradients]:
+  // this step's are set.
   m.def(
       "memory_step_backward(str model, int[] sizes, bool paper_usage, float clip_value, Tensor packed, Tensor? grad_y, "
       "Tensor tape, Tensor? previous_link, int step, Tensor(a!) grad_state, Tensor(b!)? grad_link, Tensor(c!) grads, "

@@ -95,7 +95,7 @@ IMPORTS: dict[str, set[str]] = {
     "reference": {"_states"},
     "ops": {"_states"},
     "routing": {"ops"},
-    "memory": {"_states", "ops", "reference"},
+    "memory": {"_states", "ops"},
     "tasks": {"routing"},
     "compat": {"memory", "routing"},
 }

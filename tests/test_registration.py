@@ -64,6 +64,11 @@ CALLS = {
     "ntm_access_backward": lambda x: (*[None] * 4, ones(20), *ntm_state(x), raw.ntm_access(ones(20), *ntm_state(x))[-1]),
 }
 INTEGER = {"dispatch_plan"}  # neither takes nor returns what could have a gradient
+LAYOUTS = {"memory_row_size", "memory_step_layout"}  # numbers, on any device
+# A sequence as a whole, and what single steps do to their tape: tests/ops/test_memory_sequence.py and tests/memory hold these.
+SEQUENCES = {"memory_sequence", "memory_sequence_backward", "pooled_empty", "memory_pack"}
+SEQUENCES |= {op for op in OPERATORS if op.startswith("memory_step")} - LAYOUTS
+ON_CUDA = {"dispatch_plan", "gather_rows", "scatter_rows", "grouped_linear", "grouped_linear_backward"}
 
 
 def has_kernel(op: str, key: str) -> bool:
@@ -72,13 +77,13 @@ def has_kernel(op: str, key: str) -> bool:
 
 def test_schema_lists_operators() -> None:
     assert len(OPERATORS) == len(set(OPERATORS)) >= len(CALLS)
-    assert set(OPERATORS) == set(CALLS) | INTEGER
+    assert set(OPERATORS) == set(CALLS) | INTEGER | LAYOUTS | SEQUENCES
 
 
-@pytest.mark.parametrize("op", OPERATORS)
+@pytest.mark.parametrize("op", sorted(set(OPERATORS) - LAYOUTS))
 def test_has_kernels(op: str) -> None:
     assert has_kernel(op, "CPU")
-    assert has_kernel(op, "CUDA") == (routing_ext.build_info()["cuda"] is not None)
+    assert has_kernel(op, "CUDA") == (op in ON_CUDA and routing_ext.build_info()["cuda"] is not None)
 
 
 @pytest.mark.parametrize("op", CALLS)

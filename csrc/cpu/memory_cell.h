@@ -73,6 +73,28 @@ CellState<C> cell_state(const MemorySizes& s, const std::vector<at::Tensor>& sta
   return cell;
 }
 
+// The threads that work on one sample: several where it is large and there are at least twice as many threads as samples.
+class SampleTeam {
+ public:
+  SampleTeam(const CellShape& s, int64_t batch, int64_t padded_locations, const at::TensorOptions& options) {
+    const bool is_large = s.access.kind == MemoryKind::dnc && s.access.locations >= kTeamLocations;
+    const bool is_alone = is_large && 2 * batch <= at::get_num_threads() && !at::in_parallel_region();
+    team_.parts = is_alone ? at::get_num_threads() : 1;
+    if (!is_alone) return;
+    memory_ = pooled_empty({Team::size(team_.parts, padded_locations)}, options);
+    team_.memory = memory_.mutable_data_ptr();
+    team_.run = [](const Team& team, void (*f)(void*, int64_t), void* argument) {
+      in_threads(team.parts, [&](int64_t part) { f(argument, part); });
+    };
+  }
+  // nullptr if it is one thread.
+  const Team* get() const { return team_.parts > 1 ? &team_ : nullptr; }
+
+ private:
+  at::Tensor memory_;
+  Team team_{};
+};
+
 // Multiplications of one sample in one step forward, roughly.
 inline int64_t cell_cost(const CellShape& s) {
   const AccessShape& a = s.access;

@@ -113,6 +113,7 @@ struct CellStep {
   C *next, *next_link;                // the link may be the previous one
   C* y;                               // [rows,O]
   C *interface, *scratch;             // [rows,IF]: scratch, too; [scratch_size] of AccessLayout
+  const Team* team = nullptr;
 };
 
 template <class C>
@@ -125,6 +126,7 @@ struct CellStepBackward {
   C* grads;                   // [rows,grad_size]
   C* grad_x;                  // [rows,I], or nullptr
   C* scratch;                 // [scratch_size] of AccessLayout
+  const Team* team = nullptr;
 };
 
 // The gradients of the parameters, from all steps of all samples.
@@ -145,7 +147,8 @@ struct CellKernels {
   void (*forward)(const CellShape&, const CellStep<C>&);
   void (*backward)(const CellShape&, const CellStepBackward<C>&);
   // DNC: next_link as `forward` makes it, of the states before and after a step of `rows` samples.
-  void (*relink)(const CellShape&, int64_t rows, const C* previous, const C* previous_link, const C* next, C* next_link);
+  void (*relink)(const CellShape&, int64_t rows, const C* previous, const C* previous_link, const C* next, C* next_link,
+                 const Team* team);
   void (*weight_gradients)(const CellShape&, const CellWeightGradients<C>&, int64_t part, int64_t parts);
 
   // Between the caller's layout and rows, `stride` apart; all but the link. What is not given is the initial state, or zero if

@@ -90,6 +90,18 @@ struct AccessState {
   C* link;    // [V,N,n]; a previous link of nullptr is zero
 };
 
+// Threads that share the work on one sample, where there are more of them than samples.
+struct Team {
+  int64_t parts;
+  void* memory;  // [size]
+  // f(argument, part) for each part, at the same time.
+  void (*run)(const Team& team, void (*f)(void*, int64_t), void* argument);
+
+  // For each part but one, sums of up to four heads and two more rows.
+  ROUTING_EXT_INLINE static int64_t size(int64_t parts, int64_t n) { return (parts - 1) * 6 * n; }
+};
+inline constexpr int64_t kTeamLocations = 256;  // with fewer, sharing costs more than it saves
+
 template <class C>
 struct AccessStep {
   const C* interface;  // [interface_size], before its activations
@@ -98,6 +110,7 @@ struct AccessStep {
   C* record;   // [record_size]
   C* read;     // [R,W], the read vectors
   C* scratch;  // [scratch_size]
+  const Team* team = nullptr;
 };
 
 template <class C>
@@ -108,6 +121,7 @@ struct AccessStepBackward {
   AccessState<C> grad_state;  // of the next state; becomes that of the previous one. Its norms are not used.
   C* grad_interface;          // [interface_size]
   C* scratch;                 // [scratch_size]
+  const Team* team = nullptr;
 };
 
 template <class C>
@@ -115,7 +129,7 @@ struct AccessKernels {
   void (*forward)(const AccessShape&, const AccessStep<C>&);
   void (*backward)(const AccessShape&, const AccessStepBackward<C>&);
   // next.link of previous.link and both small states: what forward does to it.
-  void (*relink)(const AccessShape&, const AccessState<const C>& previous, const AccessState<C>& next);
+  void (*relink)(const AccessShape&, const AccessState<const C>& previous, const AccessState<C>& next, const Team* team);
 };
 
 }  // namespace routing_ext::cpu

@@ -21,8 +21,9 @@ constexpr int64_t kBlockBytes = 2 << 20;  // of the states of samples that are t
 struct Samples {
   int64_t batch, threads, at_a_time;
 
-  Samples(const CellShape& s, int64_t steps, int64_t batch_, int64_t state_bytes) : batch(batch_) {
-    const int64_t most = std::min<int64_t>(batch, at::get_num_threads());
+  // alone: the samples come one by one, for a team of threads works on each.
+  Samples(const CellShape& s, int64_t steps, int64_t batch_, int64_t state_bytes, bool alone) : batch(batch_) {
+    const int64_t most = alone ? 1 : std::min<int64_t>(batch, at::get_num_threads());
     threads = std::clamp<int64_t>(steps * batch * cell_cost(s) / kMultiplicationsPerThread, 1, std::max<int64_t>(most, 1));
     const int64_t own = divide_up(batch, threads);
     const int64_t blocks = divide_up(own * state_bytes, kBlockBytes);
@@ -107,7 +108,8 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> memory_
     const CellLayout<C> at(shape);
     const PackedLayout<C> packed_at(shape);
     const int64_t row = at.row_size, link_size = at.access.link_size, interface_size = shape.access.interface_size();
-    const Samples samples(shape, steps, batch, sizeof(C) * (2 * at.access.memory_size + link_size));
+    const SampleTeam team(shape, batch, at.access.n, options);
+    const Samples samples(shape, steps, batch, sizeof(C) * (2 * at.access.memory_size + link_size), team.get());
     if (keep) {
       tape_tensors = {pooled_empty({steps + 1, batch, row}, options),
                       empty_links(sizes, kept_links(steps, link_every), options)};
@@ -147,7 +149,7 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> memory_
           C* const next_link = link_after(t + 1);
           kernels.cell.forward(
               shape, {block.size(), packed, x_data + (t * batch + first) * shape.input, slot(t), previous_link, slot(t + 1),
-                      next_link, y_data + (t * batch + first) * shape.output, interface, scratch});
+                      next_link, y_data + (t * batch + first) * shape.output, interface, scratch, team.get()});
           previous_link = next_link;
         }
         kernels.cell.export_state(shape, slot(steps), row, after, block);
@@ -198,8 +200,9 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> memory_
               given_tape.size() == 2 && is_tape(0, (steps + 1) * batch * row) &&
                   is_tape(1, kept_links(steps, link_every) * batch * link_size),
               "must be the one that the forward pass gave");
+    const SampleTeam team(shape, batch, at.access.n, options);
     const Samples samples(shape, 3 * steps, batch,
-                          sizeof(C) * (2 * at.access.memory_size + (1 + std::min(link_every, steps)) * link_size));
+                          sizeof(C) * (2 * at.access.memory_size + (1 + std::min(link_every, steps)) * link_size), team.get());
 
     const WeightPointers<const C> given(sizes, a.weights);
     const at::Tensor packed_tensor = pooled_empty({packed_at.backward_size}, options);
@@ -238,7 +241,7 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> memory_
         const auto remake_links = [&](int64_t kept, int64_t t) {
           for (; kept < t; ++kept) {
             kernels.cell.relink(shape, block.size(), tape.state(kept, first), link_after(kept), tape.state(kept + 1, first),
-                                own_links + kept % link_every * at_a_time * link_size);
+                                own_links + kept % link_every * at_a_time * link_size, team.get());
           }
         };
         C* const grad_link = link_0_grads ? link_0_grads + links_offset : own_link_grads;
@@ -255,7 +258,7 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> memory_
           kernels.cell.backward(
               shape, {block.size(), packed, tape.state(t - 1, first), link_after(t - 1), tape.state(t, first),
                       y_grads ? y_grads + sample * shape.output : nullptr, grad_rows, grad_link, grads + sample * at.grad_size,
-                      x_grads ? x_grads + sample * shape.input : nullptr, scratch});
+                      x_grads ? x_grads + sample * shape.input : nullptr, scratch, team.get()});
         }
         if (a.wants_state) kernels.cell.export_state(shape, grad_rows, at.state_size, before, block);
       });

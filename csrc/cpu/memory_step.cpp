@@ -23,8 +23,8 @@ CellShape step_shape(const char* op, std::string_view model, at::IntArrayRef siz
 
 // f(t-th thread's samples, t).
 template <class F>
-void for_each_share(const CellShape& shape, int64_t batch, int64_t passes, const F& f) {
-  const int64_t most = std::max<int64_t>(std::min<int64_t>(batch, at::get_num_threads()), 1);
+void for_each_share(const CellShape& shape, int64_t batch, int64_t passes, const SampleTeam& team, const F& f) {
+  const int64_t most = team.get() ? 1 : std::max<int64_t>(std::min<int64_t>(batch, at::get_num_threads()), 1);
   const int64_t threads = std::clamp<int64_t>(passes * batch * cell_cost(shape) / kMultiplicationsPerThread, 1, most);
   in_threads(threads, [&](int64_t t) { f(part_of(batch, t, threads), t); });
 }
@@ -97,13 +97,14 @@ at::Tensor memory_step_cpu(std::string_view model, at::IntArrayRef sizes, bool p
     C *const after = data_of<C>(next_link), *const y_data = cpu::data_of<C>(y);
     C *const interface_data = cpu::data_of<C>(interface), *const scratch = cpu::data_of<C>(work);
     std::copy_n(x_data, x.numel(), cpu::data_of<C>(inputs) + std::max<int64_t>(to - 1, 0) * x.numel());
-    for_each_share(shape, batch, 1, [&](Span own, int64_t t) {
+    const SampleTeam team(shape, batch, at.access.n, x.options());
+    for_each_share(shape, batch, 1, team, [&](Span own, int64_t t) {
       const int64_t b = own.begin;
       kernels.cell.forward(
           shape,
           {own.size(), cpu::data_of<const C>(packed), x_data + b * shape.input, rows + (from * batch + b) * row,
            before ? before + b * link_size : nullptr, rows + (to * batch + b) * row, after ? after + b * link_size : nullptr,
-           y_data + b * shape.output, interface_data + b * interface_size, scratch + t * at.access.scratch_size});
+           y_data + b * shape.output, interface_data + b * interface_size, scratch + t * at.access.scratch_size, team.get()});
     });
   });
   return y;
@@ -139,13 +140,15 @@ at::Tensor memory_step_backward_cpu(std::string_view model, at::IntArrayRef size
     C *const of_state = cpu::data_of<C>(grad_state), *const of_link = data_of<C>(grad_link);
     C *const of_step = cpu::data_of<C>(grads) + step * batch * at.grad_size, *const scratch = cpu::data_of<C>(work);
     C* const of_x = wants_x ? cpu::data_of<C>(grad_x) : nullptr;
-    for_each_share(shape, batch, 2, [&](Span own, int64_t t) {
+    const SampleTeam team(shape, batch, at.access.n, tape.options());
+    for_each_share(shape, batch, 2, team, [&](Span own, int64_t t) {
       const int64_t b = own.begin;
-      kernels.cell.backward(shape, {own.size(), cpu::data_of<const C>(packed), rows + (step * batch + b) * row,
-                                    before ? before + b * link_size : nullptr, rows + ((step + 1) * batch + b) * row,
-                                    of_y ? of_y + b * shape.output : nullptr, of_state + b * at.state_size,
-                                    of_link ? of_link + b * link_size : nullptr, of_step + b * at.grad_size,
-                                    of_x ? of_x + b * shape.input : nullptr, scratch + t * at.access.scratch_size});
+      kernels.cell.backward(shape,
+                            {own.size(), cpu::data_of<const C>(packed), rows + (step * batch + b) * row,
+                             before ? before + b * link_size : nullptr, rows + ((step + 1) * batch + b) * row,
+                             of_y ? of_y + b * shape.output : nullptr, of_state + b * at.state_size,
+                             of_link ? of_link + b * link_size : nullptr, of_step + b * at.grad_size,
+                             of_x ? of_x + b * shape.input : nullptr, scratch + t * at.access.scratch_size, team.get()});
     });
   });
   return grad_x;
@@ -165,10 +168,11 @@ void memory_step_relink_cpu(std::string_view model, at::IntArrayRef sizes, const
     CHECK_ARG(kOp, "step", step >= 0 && step + 1 < tape.size(0), "must be on the tape, got ", step);
     const C *const rows = cpu::data_of<const C>(tape), *const before = data_of<const C>(previous_link);
     C* const after = cpu::data_of<C>(next_link);
-    for_each_share(shape, batch, 1, [&](Span own, int64_t) {
+    const SampleTeam team(shape, batch, at.access.n, tape.options());
+    for_each_share(shape, batch, 1, team, [&](Span own, int64_t) {
       const int64_t b = own.begin;
       kernels.cell.relink(shape, own.size(), rows + (step * batch + b) * row, before ? before + b * link_size : nullptr,
-                          rows + ((step + 1) * batch + b) * row, after + b * link_size);
+                          rows + ((step + 1) * batch + b) * row, after + b * link_size, team.get());
     });
   });
 }

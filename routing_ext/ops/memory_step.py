@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .._states import DncState, NtmState
 
@@ -198,7 +197,7 @@ class _Tape:
     # ---- backward ------------------------------------------------------------------------------------------------------------
 
     def _pass(self) -> _Pass:
-        task: int = torch._C._current_graph_task_id()  # type: ignore[attr-defined]
+        task: int = torch._C._current_graph_task_id()
         if self.current is None or self.current.task != task:
             self.current = _Pass(task)
         return self.current
@@ -281,6 +280,11 @@ class _Tape:
         return weights, state
 
 
+def _refuse_second_derivative() -> None:
+    if torch.is_grad_enabled():
+        raise RuntimeError("memory_step: has no second derivative, got create_graph=True")
+
+
 class _Begin(torch.autograd.Function):
     """The first token. Its backward pass comes last, and gives the gradients of the weights and of the first state."""
 
@@ -294,8 +298,8 @@ class _Begin(torch.autograd.Function):
         return tensors[-1].new_empty(())
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        _refuse_second_derivative()
         _saved = ctx.saved_tensors  # raises if a parameter has changed
         weights, state = ctx.tape.finish(ctx.wants_weights, ctx.wants_state)
         return None, None, *(state or [None] * ctx.num_states), *weights
@@ -310,15 +314,8 @@ class _Step(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        # Only with create_graph=True is there a second derivative to refuse, and that costs as much as a step's bookkeeping.
-        once: Any = _Step._refusing_a_second if torch.is_grad_enabled() else _Step._backward
-        return once(ctx, grad_y)  # type: ignore[no-any-return]
-
-    @staticmethod
-    def _backward(ctx: Any, grad_y: Tensor | None) -> tuple[Tensor | None, ...]:
+        _refuse_second_derivative()
         return ctx.tape.backward(ctx.time, grad_y, ctx.needs_input_grad[0]), None, None, None
-
-    _refusing_a_second = staticmethod(once_differentiable(_backward))
 
 
 class _Read(torch.autograd.Function):
@@ -331,8 +328,8 @@ class _Read(torch.autograd.Function):
         return tuple(tape.export_state(time))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[None, None, None]:
+        _refuse_second_derivative()
         ctx.tape.read_backward(ctx.time, grads)
         return None, None, None
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from helpers import normal
 from torch import Tensor
 
-from routing_ext.memory import DNCCircuit, NTMCircuit
+from routing_ext.memory import Circuit, DNCCircuit, NTMCircuit
+
+Run = Callable[[Circuit, Tensor], Tensor]
 
 SIZES = {
     "input_dim": 4,

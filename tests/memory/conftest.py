@@ -5,12 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from circuits import CIRCUITS, SIZES
+from circuits import CIRCUITS, SIZES, Run
 from torch import Tensor
 
 from routing_ext.memory import Circuit
-
-Run = Callable[[Circuit, Tensor], Tensor]
 
 
 def _by_steps(circuit: Circuit, x: Tensor) -> Tensor:

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from circuits import CIRCUITS, SIZES, inputs
-from conftest import Run
+from circuits import CIRCUITS, SIZES, Run, inputs
 from helpers import normal
 from torch import Tensor
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Run
+from circuits import Run
 from torch import Tensor
 
 from routing_ext.memory import Circuit, DNCCircuit, NTMCircuit

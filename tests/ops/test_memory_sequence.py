@@ -274,6 +274,24 @@ def test_number_of_threads_changes_nothing(case: Case) -> None:
             assert_identical(got, want)
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_several_threads_for_one_sample(batch: int) -> None:
+    """With more threads than samples, they share the link of each. Sums are in another order then."""
+    case = Case("dnc", T=6, B=batch, I=2, H=3, O=2, N=259, W=3, V=2, R=5)
+    x, weights, state = case.x(), case.weights(), case.state()
+    inputs = [x, *weights, *state]
+    before, outcomes = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            outcomes.append(results(*case.sequence(x, weights, state, link_every=2), inputs))
+    finally:
+        torch.set_num_threads(before)
+    for other in outcomes[1:]:
+        for got, want in zip(itertools.chain(*other), itertools.chain(*outcomes[0]), strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
+
+
 # ---- graphs -----------------------------------------------------------------------------------------------------------------
 
 

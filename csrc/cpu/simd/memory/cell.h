@@ -107,7 +107,8 @@ void cell_forward(const CellShape& s, const CellStep<C>& step) {
                   {next + at.small, next + at.memory, step.next_link + link},
                   next + at.record,
                   next + at.features + s.hidden,
-                  step.scratch});
+                  step.scratch,
+                  step.team});
   }
 
   skinny_product<C>(step.rows, {{features.data, row}, s.features()}, step.packed + packed.output, s.output,
@@ -152,7 +153,8 @@ void cell_backward(const CellShape& s, const CellStepBackward<C>& step) {
                    grad + at.features + s.hidden,
                    {grad + at.small, grad + at.memory, step.grad_link + link},
                    step.grads + b * at.grad_size + at.grad_interface,
-                   step.scratch});
+                   step.scratch,
+                   step.team});
   }
   add_to_features(grads(at.grad_interface, s.access.interface_size()), packed.from_interface, s.hidden);
 
@@ -170,12 +172,13 @@ void cell_backward(const CellShape& s, const CellStepBackward<C>& step) {
 }
 
 template <class C>
-void cell_relink(const CellShape& s, int64_t rows, const C* previous, const C* previous_link, const C* next, C* next_link) {
+void cell_relink(const CellShape& s, int64_t rows, const C* previous, const C* previous_link, const C* next, C* next_link,
+                 const Team* team) {
   const CellLayout<C> at(s);
   for (int64_t b = 0; b < rows; ++b, previous += at.row_size, next += at.row_size, next_link += at.access.link_size) {
     const C* const link = previous_link ? previous_link + b * at.access.link_size : nullptr;
     access_kernels<C>(s.access.kind)
-        .relink(s.access, {previous + at.small, nullptr, link}, {const_cast<C*>(next) + at.small, nullptr, next_link});
+        .relink(s.access, {previous + at.small, nullptr, link}, {const_cast<C*>(next) + at.small, nullptr, next_link}, team);
   }
 }
 

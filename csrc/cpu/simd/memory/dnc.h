@@ -87,8 +87,8 @@ void dnc_forward(const AccessShape& s, const AccessStep<C>& step) {
     if (step.previous.link == nullptr) {
       fill(along, s.reads * n, C(0)), fill(against, s.reads * n, C(0)), fill(link, locations * n, C(0));
     } else {
-      update_link(Link<C>{locations, n, step.previous.link + v * locations * n, w, p}, link, s.reads, before + at.read_weights,
-                  along, against);
+      update_link(Link<C>{locations, n, step.previous.link + v * locations * n, w, p, step.team}, link, s.reads,
+                  before + at.read_weights, along, against);
     }
     update_precedence(n, w, p, after + at.precedence + v * n);
   }
@@ -178,7 +178,7 @@ void dnc_backward(const AccessShape& s, const AccessStepBackward<C>& step) {
       of.modes[r * modes + s.writes + v] = total[0], of.modes[r * modes + v] = total[1];
     }
     if (step.previous.link == nullptr) continue;  // and no precedence: the next link is zero, too
-    const Link<C> link{locations, n, step.previous.link + v * locations * n, w, p};
+    const Link<C> link{locations, n, step.previous.link + v * locations * n, w, p, step.team};
     update_link_backward(link, s.reads, before + at.read_weights,
                          LinkGradients<C>{step.grad_state.link + v * locations * n, of_forward, of_backward,
                                           grad + at.read_weights, of_w, of_p});
@@ -257,7 +257,7 @@ void dnc_backward(const AccessShape& s, const AccessStepBackward<C>& step) {
 }
 
 template <class C>
-void dnc_relink(const AccessShape& s, const AccessState<const C>& previous, const AccessState<C>& next) {
+void dnc_relink(const AccessShape& s, const AccessState<const C>& previous, const AccessState<C>& next, const Team* team) {
   const AccessLayout<C> at(s);
   const int64_t n = at.n, matrix = s.locations * n;
   for (int64_t v = 0; v < s.writes; ++v) {
@@ -265,7 +265,7 @@ void dnc_relink(const AccessShape& s, const AccessState<const C>& previous, cons
       fill(next.link + v * matrix, matrix, C(0));
     } else {
       relink(Link<C>{s.locations, n, previous.link + v * matrix, next.small + at.write_weights + v * n,
-                     previous.small + at.precedence + v * n},
+                     previous.small + at.precedence + v * n, team},
              next.link + v * matrix);
     }
   }

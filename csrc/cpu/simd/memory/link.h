@@ -5,6 +5,7 @@
 //
 // link [N,n]; w, p [n]; read, forward, backward [R,n]. The padding of all is zero, and stays so.
 #pragma once
+#include "../../memory_kernels.h"
 #include "functions.h"
 
 namespace routing_ext::cpu {
@@ -18,6 +19,7 @@ struct Link {
   int64_t locations, n;
   const C* previous;              // [N,n]
   const C *weights, *precedence;  // w, p
+  const Team* team = nullptr;
 
   // Row i's elements j.. of the next link, from those of the previous.
   ALWAYS_INLINE Vec<C> updated(Vec<C> previous_ij, C w_i, Vec<C> w_j, Vec<C> p_j) const {
@@ -30,12 +32,41 @@ ALWAYS_INLINE inline Vec<C> without_lane(Vec<C> x, int64_t lane) {
   return lane_numbers<C>(0) == static_cast<Integer<C>>(lane) ? Vec<C>{} : x;
 }
 
-// f(Heads<rows>(), i) for all rows in blocks.
+// f(Heads<rows>(), i) for these rows of the matrix in blocks.
 template <int rows, class F>
-inline void for_each_rows(int64_t locations, const F& f) {
-  int64_t i = 0;
-  for (; i + rows <= locations; i += rows) f(Heads<rows>(), i);
-  for (; i < locations; ++i) f(Heads<1>(), i);
+inline void for_each_rows(Span all, const F& f) {
+  int64_t i = all.begin;
+  for (; i + rows <= all.end; i += rows) f(Heads<rows>(), i);
+  for (; i < all.end; ++i) f(Heads<1>(), i);
+}
+
+// f(rows, own) for all rows of the matrix. Alone: at once, with own = nullptr. In a team: a part of them in each thread, of
+// which all but one have zeros [size] in `own` for their sums, and afterwards add(own) for each of these.
+template <class C, class F, class Add>
+inline void share_rows(const Link<C>& link, int64_t size, const F& f, const Add& add) {
+  if (link.team == nullptr || link.locations < kTeamLocations) return f(Span{0, link.locations}, static_cast<C*>(nullptr));
+  struct Call {
+    const Link<C>& link;
+    int64_t size;
+    const F& f;
+    C* sums;
+  } call{link, size, f, static_cast<C*>(link.team->memory)};
+  const int64_t parts = link.team->parts;
+  link.team->run(
+      *link.team,
+      [](void* argument, int64_t part) {
+        const Call& c = *static_cast<const Call*>(argument);
+        const int64_t blocks = (c.link.locations + kLinkRows - 1) / kLinkRows, of = c.link.team->parts;
+        C* const own = part == 0 ? nullptr : c.sums + (part - 1) * c.size;
+        if (own) fill(own, c.size, C(0));
+        c.f(Span{blocks * part / of * kLinkRows, least(blocks * (part + 1) / of * kLinkRows, c.link.locations)}, own);
+      },
+      &call);
+  for (int64_t part = 1; part < parts; ++part) add(static_cast<const C*>(call.sums + (part - 1) * size));
+}
+template <class C>
+inline void add_row(const C* x, int64_t n, C* sum) {
+  for (int64_t i = 0; i < n; i += kLanes<C>) store(sum + i, load(sum + i) + load(x + i));
 }
 
 // f(begin, end, on_diagonal) for the columns of the rows i..i+rows-1 before, on and behind the diagonal, in whole vectors.
@@ -99,9 +130,14 @@ inline void link_reads_of_rows(Link<C> link, C* next, const C* read, C* forward,
 template <class C, int heads, bool updates>
 void link_reads(const Link<C>& link, C* next, const C* read, C* forward, C* backward) {
   fill(backward, heads * link.n, C(0));
-  for_each_rows<kLinkRows>(link.locations, [&](auto rows, int64_t i) {
-    link_reads_of_rows<C, decltype(rows)::count, heads, updates>(link, next, read, forward, backward, i);
-  });
+  share_rows(
+      link, heads * link.n,
+      [&](Span part, C* own) {
+        for_each_rows<kLinkRows>(part, [&](auto rows, int64_t i) {
+          link_reads_of_rows<C, decltype(rows)::count, heads, updates>(link, next, read, forward, own ? own : backward, i);
+        });
+      },
+      [&](const C* own) { add_row(own, heads * link.n, backward); });
   for (int r = 0; r < heads; ++r) clear_padding(forward + r * link.n, link.locations, link.n);
 }
 
@@ -122,13 +158,16 @@ inline void update_link(const Link<C>& link, C* next, int64_t reads, const C* re
 template <class C>
 inline void relink(const Link<C>& link, C* next) {
   const int64_t n = link.n;
-  for (int64_t i = 0; i < link.locations; ++i) {
-    for (int64_t j = 0; j < n; j += kLanes<C>) {
-      const Vec<C> w_j = load(link.weights + j), p_j = load(link.precedence + j);
-      store(next + i * n + j, link.updated(load(link.previous + i * n + j), link.weights[i], w_j, p_j));
+  const auto rows = [=](Span part, const C*) {
+    for (int64_t i = part.begin; i < part.end; ++i) {
+      for (int64_t j = 0; j < n; j += kLanes<C>) {
+        const Vec<C> w_j = load(link.weights + j), p_j = load(link.precedence + j);
+        store(next + i * n + j, link.updated(load(link.previous + i * n + j), link.weights[i], w_j, p_j));
+      }
+      next[i * n + i] = 0;
     }
-    next[i * n + i] = 0;
-  }
+  };
+  share_rows(link, 0, rows, [](const C*) {});
 }
 
 // next [n] = (1 - sum w) p + w.
@@ -222,9 +261,20 @@ inline void link_backward_of_rows(Link<C> link, const C* read, LinkGradients<C> 
 }
 template <class C, int heads, bool last>
 void link_backward(const Link<C>& link, const C* read, const LinkGradients<C>& grad) {
-  for_each_rows<kLinkRows>(link.locations, [&](auto rows, int64_t i) {
-    link_backward_of_rows<C, decltype(rows)::count, heads, last>(link, read, grad, i);
-  });
+  const int64_t n = link.n;
+  share_rows(
+      link, (heads + 2) * n,
+      [&](Span part, C* own) {
+        LinkGradients<C> g = grad;
+        if (own) g.read = own, g.weights = own + heads * n, g.precedence = g.weights + n;
+        for_each_rows<kLinkRows>(part, [&](auto rows, int64_t i) {
+          link_backward_of_rows<C, decltype(rows)::count, heads, last>(link, read, g, i);
+        });
+      },
+      [&](const C* own) {
+        add_row(own, heads * n, grad.read);
+        add_row(own + heads * n, n, grad.weights), add_row(own + (heads + 1) * n, n, grad.precedence);
+      });
 }
 
 template <class C>

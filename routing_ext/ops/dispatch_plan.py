@@ -96,6 +96,11 @@ class DispatchPlan:
             self._selected = selected
         return selected
 
+    @property
+    def known_selected(self) -> tuple[int, ...] | None:
+        """:meth:`selected`, if it was asked for before."""
+        return self._selected
+
     def selected_early(self) -> Sequence[int]:
         """The modules that may have got samples, as far as is known without waiting: on the CPU :meth:`selected`, else all.
 

@@ -1,0 +1,188 @@
+// Categorical samples with torch's recipe and its stream of random numbers.
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Dispatch.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/exponential.h>
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "../common/checks.h"
+
+namespace routing_ext::cpu {
+namespace {
+
+using at::Tensor;
+
+// What torch makes an exponential number of: 1 - u, u uniform in [0, 1), a multiple of 2^-53.
+class Stream {
+ public:
+  explicit Stream(const at::Generator& generator)
+      : generator_(at::check_generator<at::CPUGeneratorImpl>(generator)),
+        lock_(generator_->mutex_),
+        engine_(generator_->engine()) {}
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  ~Stream() { generator_->set_engine(engine_); }
+
+  void fill(double* complements, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+      const uint64_t high = engine_(), low = engine_();
+      complements[i] = 1 - static_cast<double>((high << 32 | low) & ((uint64_t{1} << 53) - 1)) * 0x1p-53;
+    }
+  }
+
+ private:
+  at::CPUGeneratorImpl* const generator_;
+  const std::lock_guard<std::mutex> lock_;
+  at::mt19937 engine_;
+};
+
+// As torch has it; 1 - complement is exact.
+template <class T>
+T exponential(double complement) {
+  return static_cast<T>(-1.0 * std::log1p(-(1 - complement)));
+}
+
+// Whether exponential_ draws these numbers. With some libraries and on some processors it draws others.
+bool torch_draws_this_stream() {
+  static const bool same = [] {
+    const auto generator = at::make_generator<at::CPUGeneratorImpl>(1), twin = at::make_generator<at::CPUGeneratorImpl>(1);
+    for (const int64_t count : {1, 7, 2000}) {
+      const Tensor theirs = at::empty({count}, at::kFloat).exponential_(1, generator);
+      std::vector<double> ours(count);
+      Stream(twin).fill(ours.data(), count);
+      const float* const t = theirs.const_data_ptr<float>();
+      for (int64_t i = 0; i < count; ++i) {
+        if (t[i] != exponential<float>(ours[i])) return false;
+      }
+    }
+    return generator.get_state().equal(twin.get_state());
+  }();
+  return same;
+}
+
+// -log(complement) with a relative error below 1e-7, in a form that compilers vectorise: for a mantissa m around 1,
+// log(m) = 2 (s + s^3/3 + s^5/5 + ...), s = (m - 1)/(m + 1).
+double rough_exponential(double complement) {
+  uint64_t bits;
+  std::memcpy(&bits, &complement, sizeof(bits));
+  constexpr uint64_t kOne = 0x3ff0000000000000, kRootHalf = 0x3fe6a09e667f3bcd, kTwo52 = 0x4330000000000000;
+  const uint64_t shifted = bits + (kOne - kRootHalf);
+  const uint64_t exponent_bits = shifted >> 52 | kTwo52, mantissa_bits = (shifted & (~uint64_t{0} >> 12)) + kRootHalf;
+  double exponent, mantissa;
+  std::memcpy(&exponent, &exponent_bits, sizeof(exponent));
+  std::memcpy(&mantissa, &mantissa_bits, sizeof(mantissa));
+  exponent -= 0x1p52 + 1023;
+  const double s = (mantissa - 1) / (mantissa + 1), z = s * s;
+  return -(exponent * 0.6931471805599453 + 2 * s * (1 + z * (1.0 / 3 + z * (1.0 / 5 + z * (1.0 / 7 + z / 9)))));
+}
+
+// The first largest of probs[k] / q[k] over the actions that `asked` admits; NaN counts as the largest, as in torch's argmax.
+template <class T, class Asked>
+int64_t best_action(const T* probs, const double* complements, int64_t selections, const Asked& asked) {
+  int64_t best = -1;
+  T most{};
+  for (int64_t k = 0; k < selections; ++k) {
+    if (!asked(k)) continue;
+    const T score = probs[k] / exponential<T>(complements[k]);
+    if (best < 0 || score > most || (std::isnan(score) && !std::isnan(most))) best = k, most = score;
+  }
+  return best;
+}
+
+// The same, exact logarithms only for what may be the largest.
+template <class T>
+int64_t choose(const T* probs, const double* complements, double* scores, int64_t selections) {
+  constexpr double kDoubt = 1e-5;  // more than the error of a rough score and of the rounding to T
+  double most = 0;
+  for (int64_t k = 0; k < selections; ++k) scores[k] = probs[k] / rough_exponential(complements[k]);
+  for (int64_t k = 0; k < selections; ++k) most = std::max(most, scores[k]);
+  if (!(most > std::numeric_limits<float>::min() && most < std::numeric_limits<float>::max())) {
+    return best_action(probs, complements, selections, [](int64_t) { return true; });
+  }
+  const double least = most * (1 - kDoubt);
+  int64_t candidates = 0, best = 0;
+  bool is_number = true;
+  for (int64_t k = 0; k < selections; ++k) {
+    if (scores[k] >= least) ++candidates, best = k;
+    is_number = is_number && !std::isnan(scores[k]);
+  }
+  if (!is_number) return best_action(probs, complements, selections, [](int64_t) { return true; });
+  return candidates == 1 ? best : best_action(probs, complements, selections, [&](int64_t k) { return scores[k] >= least; });
+}
+
+Tensor sample_categorical_cpu(const Tensor& probs, const std::optional<Tensor>& row_of, const std::optional<Tensor>& order,
+                              at::IntArrayRef sizes, int64_t batch) {
+  constexpr const char* kOp = "sample_categorical";
+  CHECK_DIM(kOp, probs, 2);
+  int64_t count = 0;
+  for (const int64_t size : sizes) count += size;
+  const auto indices = [&](const char* argument, const std::optional<Tensor>& t, int64_t least) {
+    if (!t.has_value()) return Tensor();
+    CHECK_INDEX(kOp, *t, probs);
+    CHECK_ARG(kOp, argument, t->size(0) >= least, "must have at least ", least, " elements, got ", t->size(0));
+    return t->contiguous();
+  };
+  const Tensor samples = indices("order", order, count), rows = indices("row_of", row_of, batch), p = probs.contiguous();
+  CHECK_ARG(kOp, "sizes", order.has_value() || count == batch, "must add up to the batch of ", batch, ", got ", sizes);
+  const int64_t selections = p.size(1), num_rows = p.size(0);
+  CHECK_ARG(kOp, "probs", selections > 0, "must have at least one action, got ", p.sizes());
+  const int64_t* const sample_at = order.has_value() ? samples.const_data_ptr<int64_t>() : nullptr;
+  const int64_t* const row_at = row_of.has_value() ? rows.const_data_ptr<int64_t>() : nullptr;
+  const Tensor actions = count == batch ? at::empty({batch}, p.options().dtype(at::kLong))
+                                        : at::zeros({batch}, p.options().dtype(at::kLong));
+  int64_t* const action = actions.mutable_data_ptr<int64_t>();
+  const at::Generator generator = at::detail::getDefaultCPUGenerator();
+
+  // f(probs of the i-th sample [K], its place in the batch), in the order of the draws.
+  const auto for_each_sample = [&](const auto* of_rows, const auto& f) {
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t sample = sample_at == nullptr ? i : sample_at[i];
+      CHECK_ARG(kOp, "order", sample >= 0 && sample < batch, "must be in [0, ", batch, "), got ", sample);
+      const int64_t row = row_at == nullptr ? sample : row_at[sample];
+      CHECK_ARG(kOp, "row_of", row >= 0 && row < num_rows, "must be in [0, ", num_rows, "), got ", row);
+      f(i, of_rows + row * selections, action[sample]);
+    }
+  };
+  AT_DISPATCH_FLOATING_TYPES(p.scalar_type(), kOp, [&] {
+    const scalar_t* const of_rows = p.const_data_ptr<scalar_t>();
+    if (torch_draws_this_stream()) {
+      Stream stream(generator);
+      std::vector<double> complements(selections), scores(selections);
+      for_each_sample(of_rows, [&](int64_t, const scalar_t* its, int64_t& chosen) {
+        stream.fill(complements.data(), selections);
+        chosen = choose(its, complements.data(), scores.data(), selections);
+      });
+      return;
+    }
+    const Tensor noise = at::empty({count, selections}, p.options());
+    int64_t first = 0;
+    for (const int64_t size : sizes) {
+      noise.narrow(0, first, size).exponential_();
+      first += size;
+    }
+    const Tensor scores = at::empty({selections}, p.options());
+    const scalar_t* const q = noise.const_data_ptr<scalar_t>();
+    scalar_t* const score = scores.mutable_data_ptr<scalar_t>();
+    for_each_sample(of_rows, [&](int64_t i, const scalar_t* its, int64_t& chosen) {
+      for (int64_t k = 0; k < selections; ++k) score[k] = its[k] / q[i * selections + k];
+      chosen = std::max_element(score, score + selections, [](scalar_t a, scalar_t b) { return a < b || (b != b && a == a); }) -
+               score;
+    });
+  });
+  return actions;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(routing_ext, CPU, m) { m.impl("sample_categorical", sample_categorical_cpu); }
+
+}  // namespace routing_ext::cpu

@@ -43,6 +43,16 @@ TORCH_LIBRARY(routing_ext, m) {
   m.def(
       "sample_categorical(Tensor probs, Tensor? row_of, Tensor? order, int[] sizes, int batch) -> Tensor",
       {at::Tag::nondeterministic_seeded});
+  // history int64 [.], actions int64 [n] in [0, num_actions) -> ratio times the frequency of each action in the history,
+  // float32 [num_actions]; ratio times that of each of `actions` [n].
+  m.def(
+      "collaboration_rewards(Tensor history, Tensor actions, int num_actions, float ratio) -> (Tensor frequencies, "
+      "Tensor rewards)");
+  // rewards [B] of each of S steps that all samples made, final_reward [B] -> rewards [S,B], divided by S, if `normalise`
+  // multiplied by the size of the final one, which is added to the last; returns [S,B].
+  m.def(
+      "discounted_returns(Tensor[] rewards, Tensor final_reward, bool normalise, float discounting) -> (Tensor rewards, "
+      "Tensor returns)");
   // With gradients of any order. preferences, values: tables [.,K] -> states [n,K,2], logarithms of probabilities that are
   // in proportion to preferences, and values; probs [n,K], without a gradient.
   m.def("preference_states(Tensor[] preferences, Tensor[] values) -> (Tensor states, Tensor probs)");
@@ -170,6 +180,8 @@ TORCH_LIBRARY_IMPL(routing_ext, Autograd, m) {
   m.impl("scatter_rows", torch::autograd::autogradNotImplementedFallback());
   m.impl("grouped_linear", torch::autograd::autogradNotImplementedFallback());
   m.impl("grouped_linear_backward", torch::autograd::autogradNotImplementedFallback());
+  m.impl("sample_categorical", torch::autograd::autogradNotImplementedFallback());
+  m.impl("discounted_returns", torch::autograd::autogradNotImplementedFallback());
   m.impl("content_weights", torch::autograd::autogradNotImplementedFallback());
   m.impl("content_weights_backward", torch::autograd::autogradNotImplementedFallback());
   m.impl("dnc_usage", torch::autograd::autogradNotImplementedFallback());

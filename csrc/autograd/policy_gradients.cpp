@@ -3,6 +3,7 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/where.h>
@@ -11,6 +12,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <limits>
 #include <tuple>
 #include <vector>
@@ -25,22 +27,16 @@ using torch::autograd::AutogradContext, torch::autograd::variable_list;
 
 // ---- preference_states -----------------------------------------------------------------------------------------------------
 
-double epsilon(at::ScalarType dtype) {
-  return dtype == at::kDouble ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon();
-}
-
+// Preferences less the least of their row, and probabilities in proportion to these.
 struct Preferences {
-  Tensor states, probs, total, least;  // [n,K,2], [n,K], [n,1], int64 [n,1]
+  Tensor shifted, least, total, probs;  // [n,K], int64 [n,1], [n,1], [n,K]
 
-  Preferences(TensorList preferences, TensorList values) {
-    const Tensor preference = at::cat(preferences);
+  explicit Preferences(const Tensor& preference) {
     Tensor lowest;
     std::tie(lowest, least) = preference.min(1, /*keepdim=*/true);
-    const Tensor shifted = preference.sub(lowest).add(1e-6);
+    shifted = preference.sub(lowest).add(1e-6);
     total = shifted.sum(1, /*keepdim=*/true);
     probs = shifted.div(total);
-    const double eps = epsilon(probs.scalar_type());
-    states = at::stack({probs.clamp(eps, 1 - eps).log(), at::cat(values)}, 2);
   }
 };
 
@@ -48,33 +44,81 @@ class PreferenceStates : public torch::autograd::Function<PreferenceStates> {
  public:
   static variable_list forward(AutogradContext* ctx, TensorList preferences, TensorList values) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    const Preferences p(preferences, values);
+    const Preferences p(at::cat(preferences));
+    const Tensor logits = p.probs.clone(), value = at::cat(values), states = at::empty({value.size(0), value.size(1), 2}, value.options());
+    AT_DISPATCH_FLOATING_TYPES(p.probs.scalar_type(), "preference_states", [&] {
+      const scalar_t eps = std::numeric_limits<scalar_t>::epsilon();
+      scalar_t* const logit = logits.mutable_data_ptr<scalar_t>();
+      for (int64_t i = 0; i < logits.numel(); ++i) logit[i] = std::clamp(logit[i], eps, 1 - eps);
+      logits.log_();
+      const scalar_t* const v = value.const_data_ptr<scalar_t>();
+      scalar_t* const state = states.mutable_data_ptr<scalar_t>();
+      for (int64_t i = 0; i < logits.numel(); ++i) state[2 * i] = logit[i], state[2 * i + 1] = v[i];
+    });
     variable_list saved{p.probs, p.total, p.least};
     saved.insert(saved.end(), preferences.begin(), preferences.end());
     saved.insert(saved.end(), values.begin(), values.end());
     ctx->save_for_backward(std::move(saved));
     ctx->mark_non_differentiable({p.probs});
-    return {p.states, p.probs};
+    return {states, p.probs};
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const variable_list saved = ctx->get_saved_variables();
     const TensorList parts = TensorList(saved).slice(3);
+    if (at::GradMode::is_enabled()) return differentiable_gradients(parts, grads[0]);
+    const Tensor &probs = saved[0], &total = saved[1], &least = saved[2], grad = grads[0].contiguous();  // [n,K,2]
+    variable_list found;
+    for (const Tensor& t : parts) found.push_back(at::empty(t.sizes(), t.options()));
+    AT_DISPATCH_FLOATING_TYPES(probs.scalar_type(), "preference_states", [&] {
+      const int64_t selections = probs.size(1);
+      const scalar_t *g = grad.const_data_ptr<scalar_t>(), *p = probs.const_data_ptr<scalar_t>();
+      const scalar_t* sum = total.const_data_ptr<scalar_t>();
+      const int64_t* lowest = least.const_data_ptr<int64_t>();
+      for (size_t i = 0; i < parts.size() / 2; ++i) {
+        scalar_t* of_preference = found[i].mutable_data_ptr<scalar_t>();
+        scalar_t* of_value = found[i + parts.size() / 2].mutable_data_ptr<scalar_t>();
+        for (int64_t row = 0; row < parts[i].size(0); ++row) {
+          gradient_of_row(g, p, *sum++, *lowest++, selections, of_preference, of_value);
+          g += 2 * selections, p += selections, of_preference += selections, of_value += selections;
+        }
+      }
+    });
+    return found;
+  }
+
+ private:
+  template <class T>
+  static void gradient_of_row(const T* grad, const T* probs, T total, int64_t least, int64_t selections, T* of_preference,
+                              T* of_value) {
+    constexpr T eps = std::numeric_limits<T>::epsilon();
+    T mean = 0, sum = 0;
+    for (int64_t k = 0; k < selections; ++k) {
+      const bool inside = probs[k] >= eps && probs[k] <= 1 - eps;
+      of_preference[k] = inside ? grad[2 * k] / probs[k] : 0;
+      of_value[k] = grad[2 * k + 1];
+      mean += of_preference[k] * probs[k];
+    }
+    for (int64_t k = 0; k < selections; ++k) {
+      of_preference[k] = (of_preference[k] - mean) / total;
+      sum += of_preference[k];
+    }
+    of_preference[least] -= sum;
+  }
+
+  // The same by operators that have gradients themselves.
+  static variable_list differentiable_gradients(TensorList parts, const Tensor& grad) {
     const size_t count = parts.size() / 2;
     std::vector<int64_t> sizes;
     for (size_t i = 0; i < count; ++i) sizes.push_back(parts[i].size(0));
-    Tensor probs = saved[0], total = saved[1];
-    if (at::GradMode::is_enabled()) {  // for derivatives of this one
-      const Preferences again(parts.slice(0, count), parts.slice(count));
-      probs = again.probs, total = again.total;
-    }
-    const double eps = epsilon(probs.scalar_type());
-    const Tensor inside = probs.ge(eps).logical_and_(probs.le(1 - eps));
-    const Tensor of_probs = at::where(inside, grads[0].select(2, 0).div(probs), 0);
-    const Tensor of_shifted = of_probs.sub(of_probs.mul(probs).sum(1, true)).div(total);
-    const Tensor of_preferences = of_shifted.scatter_add(1, saved[2], of_shifted.sum(1, true).neg());
-    variable_list all = of_preferences.split_with_sizes(sizes);
-    const variable_list of_values = grads[0].select(2, 1).contiguous().split_with_sizes(sizes);
+    const Preferences p(at::cat(parts.slice(0, count)));
+    const double eps = p.probs.scalar_type() == at::kDouble ? std::numeric_limits<double>::epsilon()
+                                                            : std::numeric_limits<float>::epsilon();
+    const Tensor inside = p.probs.ge(eps).logical_and(p.probs.le(1 - eps));
+    const Tensor of_probs = at::where(inside, grad.select(2, 0).div(p.probs), 0);
+    const Tensor of_shifted = of_probs.sub(of_probs.mul(p.probs).sum(1, true)).div(p.total);
+    variable_list all = of_shifted.scatter_add(1, p.least, of_shifted.sum(1, true).neg()).split_with_sizes(sizes);
+    const variable_list of_values = grad.select(2, 1).split_with_sizes(sizes);
     all.insert(all.end(), of_values.begin(), of_values.end());
     return all;
   }
@@ -207,11 +251,21 @@ class WplLosses : public torch::autograd::Function<WplLosses> {
  public:
   static Tensor forward(AutogradContext* ctx, const Tensor& policy, const Tensor& value, const Tensor& cum_return) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    const Tensor gradient = cum_return.sub(value);
-    const Tensor projected = at::where(gradient.lt(0), gradient.add(1), gradient.neg().add(2));
-    const Tensor target = policy.mul(projected), of_policy = policy.sub(target), of_value = gradient.neg();
+    const Tensor losses = at::empty_like(policy, at::MemoryFormat::Contiguous), target = at::empty_like(losses);
+    const Tensor p = policy.contiguous(), v = value.contiguous(), r = cum_return.contiguous();
+    AT_DISPATCH_FLOATING_TYPES(policy.scalar_type(), "wpl_losses", [&] {
+      const scalar_t *const of_policy = p.const_data_ptr<scalar_t>(), *const of_value = v.const_data_ptr<scalar_t>();
+      const scalar_t* const returned = r.const_data_ptr<scalar_t>();
+      scalar_t *const loss = losses.mutable_data_ptr<scalar_t>(), *const aim = target.mutable_data_ptr<scalar_t>();
+      for (int64_t i = 0; i < losses.numel(); ++i) {
+        const scalar_t gradient = returned[i] - of_value[i];
+        aim[i] = of_policy[i] * (gradient < 0 ? 1 + gradient : 2 - gradient);
+        const scalar_t difference = of_policy[i] - aim[i];
+        loss[i] = difference * difference + gradient * gradient;
+      }
+    });
     ctx->save_for_backward({policy, value, target, cum_return.detach()});
-    return of_policy.mul(of_policy).add_(of_value.mul(of_value));
+    return losses;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
@@ -222,6 +276,12 @@ class WplLosses : public torch::autograd::Function<WplLosses> {
 };
 
 Tensor wpl_losses(const Tensor& policy, const Tensor& value, const Tensor& cum_return) {
+  constexpr const char* kOp = "wpl_losses";
+  CHECK_DIM(kOp, policy, 1);
+  for (const Tensor& t : {value, cum_return}) {
+    CHECK_ARG(kOp, "value and cum_return", t.sizes() == policy.sizes() && t.scalar_type() == policy.scalar_type(),
+              "must be like policy, ", policy.scalar_type(), " ", policy.sizes(), ", got ", t.scalar_type(), " ", t.sizes());
+  }
   return WplLosses::apply(policy, value, cum_return);
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -91,7 +92,7 @@ class DispatchPlan:
         if self._selected is not None:
             return self._selected
         offsets = self.host_offsets()
-        selected = tuple(k for k in range(self.num_modules) if offsets[k] != offsets[k + 1])
+        selected = tuple([k for k, (begin, end) in enumerate(pairwise(offsets)) if begin != end])
         if self._host_offsets is not None:
             self._selected = selected
         return selected

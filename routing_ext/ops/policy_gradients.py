@@ -11,6 +11,8 @@ _sample = torch.ops.routing_ext.sample_categorical.default
 _states = torch.ops.routing_ext.preference_states.default
 _taken = torch.ops.routing_ext.taken.default
 _wpl_losses = torch.ops.routing_ext.wpl_losses.default
+_collaboration = torch.ops.routing_ext.collaboration_rewards.default
+_returns = torch.ops.routing_ext.discounted_returns.default
 
 _DTYPES = (torch.float32, torch.float64)
 
@@ -80,3 +82,37 @@ def wpl_losses(policy: Tensor, value: Tensor, cum_return: Tensor) -> Tensor:
         cum_return: ``[N]``, a constant.
     """
     return _wpl_losses(policy, value, cum_return)  # type: ignore[no-any-return]
+
+
+def collaboration_rewards(history: Tensor, actions: Tensor, num_actions: int, ratio: float) -> tuple[Tensor, Tensor]:
+    """``(frequencies [num_actions], rewards [n])``, float32: `ratio` times how often each action was taken, and of `actions`.
+
+    The rewards have the ratio once more.
+
+    Args:
+        history: int64, the actions that were taken.
+        actions: int64 ``[n]``.
+        num_actions: K.
+        ratio: of the rewards.
+
+    Raises:
+        RuntimeError: an action outside ``[0, num_actions)``.
+    """
+    return _collaboration(history, actions, num_actions, ratio)  # type: ignore[no-any-return]
+
+
+def discounted_returns(
+    rewards: Sequence[Tensor], final_reward: Tensor, normalise: bool, discounting: float
+) -> tuple[Tensor, Tensor]:
+    """``(rewards [S, B], returns [S, B])`` of S decisions that all samples made; no gradient.
+
+    Args:
+        rewards: ``[B]``, of each step; divided by S.
+        final_reward: ``[B]``, added to the last step's.
+        normalise: multiply the rewards of the steps with the size of the final one.
+        discounting: of the next step's return.
+
+    Raises:
+        RuntimeError: wrong shape or dtype.
+    """
+    return _returns(rewards, final_reward, normalise, discounting)  # type: ignore[no-any-return]

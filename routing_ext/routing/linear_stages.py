@@ -60,7 +60,7 @@ def linear_stages(modules: Iterable[nn.Module]) -> list[Stage] | None:
         if not chain:
             return None
         chains.append(chain)
-    if not chains or any(len(chain) != len(chains[0]) for chain in chains):
+    if len({len(chain) for chain in chains}) != 1:
         return None
     stages = []
     for links in zip(*chains, strict=True):

@@ -20,7 +20,12 @@ _DTYPES = (torch.float32, torch.float64)
 def handles(tensors: Sequence[Tensor]) -> bool:
     """Whether the functions here take these: on the CPU, float32 or float64, all alike, and no graph is being traced."""
     dtype = tensors[0].dtype
-    return dtype in _DTYPES and all(t.is_cpu and t.dtype == dtype for t in tensors) and not torch.compiler.is_compiling()
+    if dtype not in _DTYPES or torch.compiler.is_compiling():
+        return False
+    for t in tensors:  # a loop costs less than all()
+        if not t.is_cpu or t.dtype != dtype:
+            return False
+    return True
 
 
 def sample_categorical(

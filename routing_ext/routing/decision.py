@@ -186,6 +186,11 @@ class AgentsPlan:
         """int64 ``[B]``: which of the agents that have samples is asked; undefined where no decision is made."""
         if self._prior_actions is not None and len(self.selected) == self.plan.num_modules:
             return self._prior_actions.clone()  # the caller may change it
+        if self._prior_actions is not None and self._prior_actions.is_cpu:
+            of_agent = [0] * self.plan.num_modules
+            for rank, agent in enumerate(self.selected):
+                of_agent[agent] = rank
+            return torch.tensor(of_agent)[self._prior_actions]
         counts = self.plan.offsets.diff()
         ranks = (counts > 0).cumsum(0) - 1
         if self._prior_actions is not None:

@@ -47,7 +47,9 @@ class WPL(ActorCritic):
             states, probs = preference_states(policies, values)
         else:
             states, probs = _states_of(policies, values)
-        return Choice(agents.ys, self._sample(agents, states[:, :, 0], probs), None, states)
+        # To sample, the probabilities are enough.
+        logits = probs if self.training else states[:, :, 0]
+        return Choice(agents.ys, self._sample(agents, logits, probs), None, states)
 
     @row_by_row
     def _losses(self, made: Experience) -> Tensor:

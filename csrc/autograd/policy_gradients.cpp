@@ -101,9 +101,9 @@ class PreferenceStates : public torch::autograd::Function<PreferenceStates> {
     }
     for (int64_t k = 0; k < selections; ++k) {
       of_preference[k] = (of_preference[k] - mean) / total;
-      sum += of_preference[k];
+      if (k != least) sum += of_preference[k];
     }
-    of_preference[least] -= sum;
+    of_preference[least] = -sum;
   }
 
   // The same by operators that have gradients themselves.

@@ -40,9 +40,8 @@ TORCH_LIBRARY(routing_ext, m) {
   // probs [n,K]; row_of int64 [B], the row of each sample, none: one each; order: the samples that decide, sorted by agent,
   // none: all; sizes: how many each agent has -> actions int64 [B], 0 where no decision is made. For each sample that decides,
   // in this order, the first largest of probs / q, q drawn as Tensor.exponential_ does from the default generator.
-  m.def(
-      "sample_categorical(Tensor probs, Tensor? row_of, Tensor? order, int[] sizes, int batch) -> Tensor",
-      {at::Tag::nondeterministic_seeded});
+  m.def("sample_categorical(Tensor probs, Tensor? row_of, Tensor? order, int[] sizes, int batch) -> Tensor",
+        {at::Tag::nondeterministic_seeded});
   // history int64 [.], actions int64 [n] in [0, num_actions) -> ratio times the frequency of each action in the history,
   // float32 [num_actions]; ratio times that of each of `actions` [n].
   m.def(

@@ -91,8 +91,8 @@ class GroupedLinear : public torch::autograd::Function<GroupedLinear> {
       found = differentiable_gradients(grads[0], y, x, order, layout, weights, modules, wanted);
     } else {
       const auto given = [](const Tensor& t) { return t.defined() ? std::optional<Tensor>(t) : std::nullopt; };
-      std::tie(found.x, found.weights, found.biases) =
-          op.call(grads[0], given(y), given(x), order, layout, weights, modules, ctx->saved_data["in_features"].toInt(), wanted);
+      std::tie(found.x, found.weights, found.biases) = op.call(grads[0], given(y), given(x), order, layout, weights, modules,
+                                                               ctx->saved_data["in_features"].toInt(), wanted);
       if (!wanted[0]) found.x = Tensor();
     }
     found.weights.resize(modules.size());

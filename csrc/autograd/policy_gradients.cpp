@@ -45,7 +45,8 @@ class PreferenceStates : public torch::autograd::Function<PreferenceStates> {
   static variable_list forward(AutogradContext* ctx, TensorList preferences, TensorList values) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     const Preferences p(at::cat(preferences));
-    const Tensor logits = p.probs.clone(), value = at::cat(values), states = at::empty({value.size(0), value.size(1), 2}, value.options());
+    const Tensor logits = p.probs.clone(), value = at::cat(values),
+                 states = at::empty({value.size(0), value.size(1), 2}, value.options());
     AT_DISPATCH_FLOATING_TYPES(p.probs.scalar_type(), "preference_states", [&] {
       const scalar_t eps = std::numeric_limits<scalar_t>::epsilon();
       scalar_t* const logit = logits.mutable_data_ptr<scalar_t>();
@@ -112,8 +113,8 @@ class PreferenceStates : public torch::autograd::Function<PreferenceStates> {
     std::vector<int64_t> sizes;
     for (size_t i = 0; i < count; ++i) sizes.push_back(parts[i].size(0));
     const Preferences p(at::cat(parts.slice(0, count)));
-    const double eps = p.probs.scalar_type() == at::kDouble ? std::numeric_limits<double>::epsilon()
-                                                            : std::numeric_limits<float>::epsilon();
+    const double eps =
+        p.probs.scalar_type() == at::kDouble ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon();
     const Tensor inside = p.probs.ge(eps).logical_and(p.probs.le(1 - eps));
     const Tensor of_probs = at::where(inside, grad.select(2, 0).div(p.probs), 0);
     const Tensor of_shifted = of_probs.sub(of_probs.mul(p.probs).sum(1, true)).div(p.total);
@@ -216,8 +217,7 @@ class Taken : public torch::autograd::Function<Taken> {
       const int64_t count = actions[i].size(0), selections = rows[i].size(1);
       const Tensor row = row_of.empty() ? at::ones_like(actions[i]).cumsum(0).sub_(1) : row_of[i];
       const Tensor flat = at::zeros({rows[i].size(0) * selections, grad.size(1)}, grad.options());
-      found.push_back(
-          flat.index_add(0, actions[i].add(row, selections), grad.narrow(0, first, count)).view(rows[i].sizes()));
+      found.push_back(flat.index_add(0, actions[i].add(row, selections), grad.narrow(0, first, count)).view(rows[i].sizes()));
       first += count;
     }
     return found;
@@ -237,9 +237,10 @@ std::vector<Tensor> taken(TensorList rows, TensorList row_of, TensorList actions
     CHECK_INDEX(kOp, action, rows[i]);
     const Tensor& row = row_of.empty() ? action : asked.emplace_back(row_of[i].contiguous());
     CHECK_INDEX(kOp, row, rows[i]);
-    CHECK_ARG(kOp, "row_of", row.size(0) == action.size(0), "must have one row for each of ", action.size(0),
-              " actions, got ", row.sizes());
-    CHECK_ARG(kOp, "rows", rows[i].scalar_type() == rows[0].scalar_type() && rows[i].sizes().slice(2) == rows[0].sizes().slice(2),
+    CHECK_ARG(kOp, "row_of", row.size(0) == action.size(0), "must have one row for each of ", action.size(0), " actions, got ",
+              row.sizes());
+    CHECK_ARG(kOp, "rows",
+              rows[i].scalar_type() == rows[0].scalar_type() && rows[i].sizes().slice(2) == rows[0].sizes().slice(2),
               "must be alike in dtype and channels, got ", rows[0].sizes(), " and ", rows[i].sizes());
   }
   return Taken::apply(rows, TensorList(asked), TensorList(chosen));

@@ -137,8 +137,8 @@ Tensor sample_categorical_cpu(const Tensor& probs, const std::optional<Tensor>& 
   CHECK_ARG(kOp, "probs", selections > 0, "must have at least one action, got ", p.sizes());
   const int64_t* const sample_at = order.has_value() ? samples.const_data_ptr<int64_t>() : nullptr;
   const int64_t* const row_at = row_of.has_value() ? rows.const_data_ptr<int64_t>() : nullptr;
-  const Tensor actions = count == batch ? at::empty({batch}, p.options().dtype(at::kLong))
-                                        : at::zeros({batch}, p.options().dtype(at::kLong));
+  const Tensor actions =
+      count == batch ? at::empty({batch}, p.options().dtype(at::kLong)) : at::zeros({batch}, p.options().dtype(at::kLong));
   int64_t* const action = actions.mutable_data_ptr<int64_t>();
   const at::Generator generator = at::detail::getDefaultCPUGenerator();
 
@@ -174,8 +174,9 @@ Tensor sample_categorical_cpu(const Tensor& probs, const std::optional<Tensor>& 
     scalar_t* const score = scores.mutable_data_ptr<scalar_t>();
     for_each_sample(of_rows, [&](int64_t i, const scalar_t* its, int64_t& chosen) {
       for (int64_t k = 0; k < selections; ++k) score[k] = its[k] / q[i * selections + k];
-      chosen = std::max_element(score, score + selections, [](scalar_t a, scalar_t b) { return a < b || (b != b && a == a); }) -
-               score;
+      chosen =
+          std::max_element(score, score + selections, [](scalar_t a, scalar_t b) { return a < b || (b != b && a == a); }) -
+          score;
     });
   });
   return actions;

@@ -124,7 +124,11 @@ class Loss(nn.Module):
         for made_in_call in calls.values():
             made_in_call.reverse()
             of_call = self._of_call(made_in_call, routing)
-            routing = of_call if len(calls) == 1 and (of_call.dtype, of_call.shape) == (routing.dtype, routing.shape) else routing + of_call
+            routing = (
+                of_call
+                if len(calls) == 1 and (of_call.dtype, of_call.shape) == (routing.dtype, routing.shape)
+                else routing + of_call
+            )
         if self._clear:
             for reward_func in {id(s.reward_func): s.reward_func for s in steps if s.reward_func is not None}.values():
                 reward_func.clear()

@@ -80,7 +80,9 @@ class TestSampleCategorical:
     def test_opcheck(self) -> None:
         arguments = (torch.rand(3, 4), None, None, [3], 3)
         torch.library.opcheck(
-            torch.ops.routing_ext.sample_categorical.default, arguments, test_utils=("test_schema", "test_autograd_registration")
+            torch.ops.routing_ext.sample_categorical.default,
+            arguments,
+            test_utils=("test_schema", "test_autograd_registration"),
         )
 
 

@@ -51,8 +51,9 @@ venv: $(DONE)-dev  ## makes the environment, with all tools
 
 build: compile $(DONE)-dev  ## compiles what has changed
 
-demo: compile $(DONE)-demo  ## trains a routed network on real data
+demo: compile $(DONE)-demo  ## trains a routed network on real data, and a memory network
 	$(PY) examples/routed_mnist.py --out demo.png
+	$(PY) examples/dnc_repeat_copy.py --out dnc-demo.png
 
 test: build check  ## runs all checks and tests
 	$(PYTEST)

@@ -276,6 +276,28 @@ def move_rows(slug: str, machine: Results) -> str:
     return block(machine, "move_rows", draw)
 
 
+def memory_ops(slug: str, machine: Results) -> str:
+    def draw(rows: list[Row]) -> str:
+        head = ["", "B", "N", "ours", "plain PyTorch", "whole call, of the floor", "kernels alone"]
+        return table(
+            head,
+            [
+                [
+                    f"{r['case']['op']}, {'f+b' if r['case']['backward'] else 'f'}{flags(r)}",
+                    str(r["case"]["B"]),
+                    str(r["case"]["N"]),
+                    timed(side_of(r, "ours")[1]),  # type: ignore[index]
+                    compared(r, "torch"),
+                    of_floor(r, "ours"),
+                    of_floor(r, "kernels"),
+                ]
+                for r in rows
+            ],
+        )
+
+    return block(machine, "memory_ops", draw)
+
+
 def step_by_step(row: Row) -> str:
     """How many times faster than the reference our circuit is in the reference's loop; from their ratios to `unroll`."""
     found = side_of(row, "reference")
@@ -519,6 +541,7 @@ TABLES: dict[str, dict[str, Draw]] = {
         "routing_modules": routing_modules,
         "memory_sequence": memory_sequence,
         "memory_scaling": memory_scaling,
+        "memory_ops": memory_ops,
     },
 }
 STUDY_TABLES: dict[str, dict[str, Draw]] = {"docs/benchmarks.md": {"learning_routing": learning_routing}}

@@ -61,8 +61,8 @@ TORCH_LIBRARY(routing_ext, m) {
   // policy, value, cum_return [N] -> losses [N] of the weighted policy learner.
   m.def("wpl_losses(Tensor policy, Tensor value, Tensor cum_return) -> Tensor");
 
-  // What memory networks are made of, float32 or float64: N locations of W elements, H heads of any kind, V write heads, R read
-  // heads, S shifts (odd). Each backward pass gives the gradients of the arguments in their order.
+  // What memory networks are made of, float32 or float64: N locations of W elements, H heads of any kind, V write heads, R
+  // read heads, S shifts (odd). Each backward pass gives the gradients of the arguments in their order.
   //
   // keys [B,H,W], strengths [B,H], memory [B,N,W] -> weights [B,H,N].
   m.def("content_weights(Tensor keys, Tensor strengths, Tensor memory) -> Tensor");
@@ -74,8 +74,8 @@ TORCH_LIBRARY(routing_ext, m) {
   m.def(
       "dnc_usage_backward(Tensor grad, Tensor usage, Tensor write_weights, Tensor free_gates, Tensor read_weights) -> "
       "(Tensor grad_usage, Tensor grad_write_weights, Tensor grad_free_gates, Tensor grad_read_weights)");
-  // usage [B,N], write_gates [B,V] -> allocation [B,V,N], usage [B,N], products [B,V,N]. temperature: of a softmax, which leaves
-  // the products unset; zero: by sorting. products: of what is less used than each location.
+  // usage [B,N], write_gates [B,V] -> allocation [B,V,N], usage [B,N], products [B,V,N]. temperature: of a softmax, which
+  // leaves the products unset; zero: by sorting. products: of what is less used than each location.
   m.def(
       "dnc_allocation(Tensor usage, Tensor write_gates, float temperature) -> (Tensor allocation, Tensor usage, "
       "Tensor products)");
@@ -107,8 +107,8 @@ TORCH_LIBRARY(routing_ext, m) {
       "memory_read_backward(Tensor grad, Tensor memory, Tensor read_weights) -> (Tensor grad_memory, "
       "Tensor grad_read_weights)");
 
-  // All of them, a step of a memory network between its controller and its output layer. interface [B,I], see AccessShape, and a
-  // state -> the next state, read_vectors [B,R,W], and what the backward pass needs: record [B,row].
+  // All of them, a step of a memory network between its controller and its output layer. interface [B,I], see AccessShape, and
+  // a state -> the next state, read_vectors [B,R,W], and what the backward pass needs: record [B,row].
   m.def(
       "dnc_access(Tensor interface, Tensor memory, Tensor usage, Tensor precedence, Tensor link, Tensor write_weights, "
       "Tensor read_weights, bool paper_usage) -> (Tensor memory, Tensor usage, Tensor precedence, Tensor link, "
@@ -128,8 +128,8 @@ TORCH_LIBRARY(routing_ext, m) {
       "-> (Tensor grad_interface, Tensor grad_memory, Tensor grad_write_weights, Tensor grad_read_weights)");
 
   // A memory network over T steps: LSTM controller, accessor, output layer. x [T,B,I], float32 or float64, -> y [T,B,O].
-  // model: "dnc" or "ntm". weights: w_ih [4H,I+R*W], w_hh [4H,H], b_ih [4H], b_hh [4H]; weight [n,H] and bias [n] of each of the
-  // 10 or 12 parts of the interface, see AccessShape; weight [O,H+R*W] and bias [O] of the output.
+  // model: "dnc" or "ntm". weights: w_ih [4H,I+R*W], w_hh [4H,H], b_ih [4H], b_hh [4H]; weight [n,H] and bias [n] of each of
+  // the 10 or 12 parts of the interface, see AccessShape; weight [O,H+R*W] and bias [O] of the output.
   // state: memory [B,N,W], usage [B,N], precedence [B,V,N], link [B,V,N,N], write weights [B,V,N], read weights [B,R,N],
   // hidden [B,H], cell [B,H], read vectors [B,R,W]; for "ntm" without usage, precedence and link. Empty: the initial one.
   // tape: what the backward pass needs, with every link_every-th link; empty unless `keep`.
@@ -146,15 +146,15 @@ TORCH_LIBRARY(routing_ext, m) {
   m.def("memory_row_size(str model, int[] sizes, ScalarType dtype) -> int");
 
   // The same step by step, on a tape [K+1,B,row] that the caller keeps; see cpu/memory_step.cpp. packed: the weights as
-  // memory_pack gives them. Links are padded, none stands for zero (with no precedence). A step reads the tape's row `from` and
-  // writes row `to`, and copies x [B,I] to inputs[to - 1].
+  // memory_pack gives them. Links are padded, none stands for zero (with no precedence). A step reads the tape's row `from`
+  // and writes row `to`, and copies x [B,I] to inputs[to - 1].
   m.def("pooled_empty(int[] sizes, Tensor like) -> Tensor");
   m.def("memory_pack(str model, Tensor x, Tensor[] weights, int num_locations, bool backward) -> Tensor");
   m.def(
       "memory_step(str model, int[] sizes, bool paper_usage, float clip_value, Tensor packed, Tensor x, Tensor(a!) tape, "
       "Tensor(b!) inputs, Tensor? previous_link, Tensor(c!)? next_link, int from_row, int to_row) -> Tensor");
-  // grad_state [B,state] and grad_link: of the state after the step, become those of the one before. grads [K,B,gradients]: this
-  // step's are set.
+  // grad_state [B,state] and grad_link: of the state after the step, become those of the one before. grads [K,B,gradients]:
+  // this step's are set.
   m.def(
       "memory_step_backward(str model, int[] sizes, bool paper_usage, float clip_value, Tensor packed, Tensor? grad_y, "
       "Tensor tape, Tensor? previous_link, int step, Tensor(a!) grad_state, Tensor(b!)? grad_link, Tensor(c!) grads, "
@@ -173,13 +173,12 @@ TORCH_LIBRARY(routing_ext, m) {
 }
 
 // Calling a raw operator on tensors that require a gradient is an error, not a silent None: the differentiable doors are the
-// autograd Functions in routing_ext.ops.
+// autograd Functions in routing_ext.ops and csrc/autograd.
 TORCH_LIBRARY_IMPL(routing_ext, Autograd, m) {
   m.impl("gather_rows", torch::autograd::autogradNotImplementedFallback());
   m.impl("scatter_rows", torch::autograd::autogradNotImplementedFallback());
   m.impl("grouped_linear", torch::autograd::autogradNotImplementedFallback());
   m.impl("grouped_linear_backward", torch::autograd::autogradNotImplementedFallback());
-  m.impl("sample_categorical", torch::autograd::autogradNotImplementedFallback());
   m.impl("discounted_returns", torch::autograd::autogradNotImplementedFallback());
   m.impl("content_weights", torch::autograd::autogradNotImplementedFallback());
   m.impl("content_weights_backward", torch::autograd::autogradNotImplementedFallback());

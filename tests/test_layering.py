@@ -92,10 +92,13 @@ def test_columns(path: Path) -> None:
 IMPORTS: dict[str, set[str]] = {
     "_version": set(),
     "_extension": {"_C", "_version"},
-    "reference": set(),
-    "ops": set(),
+    "_states": set(),
+    "reference": {"_states"},
+    "ops": {"_states"},
     "routing": {"ops"},
-    "compat": {"routing"},
+    "memory": {"_states", "ops"},
+    "tasks": {"routing"},
+    "compat": {"memory", "routing"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

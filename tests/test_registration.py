@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 import routing_ext
 
@@ -17,13 +18,59 @@ OPERATORS = re.findall(r'm\.def\(\s*"(\w+)\(', SCHEMA.read_text())
 ORDER = torch.tensor([0, 2, 1])
 LAYOUT = torch.tensor([0, 2, 3, -1])
 WEIGHTS = [torch.ones(2, 2), torch.ones(2, 2)]
+raw = torch.ops.routing_ext
+
+
+def ones(*shape: int) -> Tensor:
+    return torch.ones(3, *shape)
+
+
+def dnc_state(x: Tensor) -> tuple[Tensor, ...]:
+    return ones(2, 2), x, ones(1, 2), ones(1, 2, 2), ones(1, 2), ones(1, 2)
+
+
+def ntm_state(x: Tensor) -> tuple[Tensor, ...]:
+    return ones(2, 2), x[:, None], ones(1, 2)
+
+
 CALLS = {
     "gather_rows": lambda x: (x, ORDER),
     "scatter_rows": lambda x: (x, ORDER, 3),
     "grouped_linear": lambda x: (x, ORDER, LAYOUT, WEIGHTS, [], [0, 1], 2, False),
     "grouped_linear_backward": lambda x: (x, None, x, ORDER, LAYOUT, WEIGHTS, [0, 1], 2, (True, True, True)),
+    "discounted_returns": lambda x: ([x[:, 0]], ones(), False, 1.0),
+    "content_weights": lambda x: (x[:, None], ones(1), ones(2, 2)),
+    "content_weights_backward": lambda x: (x[:, None], x[:, None], ones(1), ones(2, 2)),
+    "dnc_usage": lambda x: (x, ones(1, 2), ones(1), ones(1, 2)),
+    "dnc_usage_backward": lambda x: (x, x, ones(1, 2), ones(1), ones(1, 2)),
+    "dnc_allocation": lambda x: (x, ones(1), 0.0),
+    "dnc_allocation_backward": lambda x: (None, x, x, ones(1), ones(1, 2), 0.0),
+    "dnc_temporal_link": lambda x: (ones(1, 2, 2), x[:, None], ones(1, 2), ones(1, 2)),
+    "dnc_temporal_link_backward": lambda x: (*[None] * 4, ones(1, 2, 2), x[:, None], ones(1, 2), ones(1, 2)),
+    "ntm_location": lambda x: (x[:, None], ones(1), ones(1, 3), ones(1), ones(1, 2)),
+    "ntm_location_backward": lambda x: (x[:, None], x[:, None], ones(1), ones(1, 3), ones(1), ones(1, 2)),
+    "memory_write": lambda x: (ones(2, 2), x[:, None], ones(1, 2), ones(1, 2)),
+    "memory_write_backward": lambda x: (ones(2, 2), ones(2, 2), x[:, None], ones(1, 2), ones(1, 2)),
+    "memory_read": lambda x: (ones(2, 2), x[:, None]),
+    "memory_read_backward": lambda x: (x[:, None], ones(2, 2), ones(1, 2)),
+    "dnc_access": lambda x: (ones(16), *dnc_state(x), False),
+    "dnc_access_backward": lambda x: (
+        *[None] * 7,
+        ones(16),
+        *dnc_state(x),
+        raw.dnc_access(ones(16), *dnc_state(x), False)[-1],
+        False,
+    ),
+    "ntm_access": lambda x: (ones(20), *ntm_state(x)),
+    "ntm_access_backward": lambda x: (*[None] * 4, ones(20), *ntm_state(x), raw.ntm_access(ones(20), *ntm_state(x))[-1]),
 }
-INTEGER = {"dispatch_plan"}  # neither takes nor returns what could have a gradient
+INTEGER = {"dispatch_plan", "sample_categorical", "collaboration_rewards"}  # of or to integers: without a gradient
+DOORS = {"grouped_linear_node", "preference_states", "taken", "wpl_losses"}  # with a gradient, above the devices' kernels
+LAYOUTS = {"memory_row_size", "memory_step_layout"}  # numbers, on any device
+# A sequence as a whole, and what single steps do to their tape: tests/ops/test_memory_sequence.py and tests/memory hold these.
+SEQUENCES = {"memory_sequence", "memory_sequence_backward", "pooled_empty", "memory_pack"}
+SEQUENCES |= {op for op in OPERATORS if op.startswith("memory_step")} - LAYOUTS
+ON_CUDA = {"dispatch_plan", "gather_rows", "scatter_rows", "grouped_linear", "grouped_linear_backward"}
 
 
 def has_kernel(op: str, key: str) -> bool:
@@ -32,13 +79,13 @@ def has_kernel(op: str, key: str) -> bool:
 
 def test_schema_lists_operators() -> None:
     assert len(OPERATORS) == len(set(OPERATORS)) >= len(CALLS)
-    assert set(OPERATORS) == set(CALLS) | INTEGER
+    assert set(OPERATORS) == set(CALLS) | INTEGER | DOORS | LAYOUTS | SEQUENCES
 
 
-@pytest.mark.parametrize("op", OPERATORS)
+@pytest.mark.parametrize("op", sorted(set(OPERATORS) - DOORS - LAYOUTS))
 def test_has_kernels(op: str) -> None:
     assert has_kernel(op, "CPU")
-    assert has_kernel(op, "CUDA") == (routing_ext.build_info()["cuda"] is not None)
+    assert has_kernel(op, "CUDA") == (op in ON_CUDA and routing_ext.build_info()["cuda"] is not None)
 
 
 @pytest.mark.parametrize("op", CALLS)

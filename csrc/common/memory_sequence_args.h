@@ -69,7 +69,7 @@ struct MemorySizes {
     shapes.push_back({output});
     return shapes;
   }
-  // memory, usage, precedence, link, write weights, read weights, hidden, cell, read vectors; NTM: without the three behind memory.
+  // memory, usage, precedence, link, write weights, read weights, hidden, cell, read vectors; NTM: not those from usage to link.
   std::vector<Shape> state_shapes() const {
     const int64_t b = batch, n = locations;
     std::vector<Shape> shapes{{b, n, word}};

@@ -89,7 +89,7 @@ auto access(MemoryOpArgs a, MemoryKind kind, const std::array<const char*, count
   return std::tuple_cat(results);
 }
 
-// a: the gradients of the next state and the read vectors, the interface and the state. Gradients of the interface and the state.
+// a: the gradients of the next state and the read vectors, the interface and the state. -> Those of the last two.
 template <size_t count>
 auto access_backward(MemoryOpArgs a, MemoryKind kind, const std::array<const char*, count>& letters, const Tensor& record,
                      bool paper_usage) {

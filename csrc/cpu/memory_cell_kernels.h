@@ -1,4 +1,4 @@
-// What the memory networks ask of the kernels under simd/ beyond the accessor: the whole cell, which is an LSTM controller, the
+// What memory networks ask of the kernels under simd/ beyond the accessor: the whole cell, which is an LSTM controller, the
 // accessor and an output layer, for some samples at one time step. Torch-free.
 //
 // I inputs, H hidden units, O outputs; F = H + R*W features: the hidden state, then the read vectors. IF: interface_size().

@@ -17,7 +17,7 @@ using at::Tensor;
 using Optional = std::optional<Tensor>;
 
 constexpr int64_t kCostOfElement = 4;  // in multiplications
-constexpr int64_t kPairsAtOnce = 8;    // that dnc_allocation compares in the time of a multiplication
+constexpr int64_t kCostOfRank = 200;   // of a location among the others
 
 // Of each tensor, where a sample begins.
 template <class T>
@@ -110,14 +110,14 @@ auto dnc_usage_backward_cpu(const Tensor& grad, const Tensor& usage, const Tenso
   return std::tuple_cat(computed(a, {"BN", "BVN", "BR", "BRN"}, ROUTING_EXT_KERNEL(dnc_usage_backward)));
 }
 
-int64_t cost_of_pairs(const MemoryOpArgs& a, double temperature) {
-  return temperature == 0 ? a.sizes['V'] * a.sizes['N'] * a.sizes['N'] / kPairsAtOnce : 0;
+int64_t cost_of_ranks(const MemoryOpArgs& a, double temperature) {
+  return temperature == 0 ? kCostOfRank * a.sizes['V'] * a.sizes['N'] : 0;
 }
 auto dnc_allocation_cpu(const Tensor& usage, const Tensor& write_gates, double temperature) {
   const MemoryOpArgs a("dnc_allocation", {{"usage", "BN"}, {"write_gates", "BV"}}, {usage, write_gates});
   CHECK_ARG(a.op, "temperature", temperature >= 0, "must not be negative, got ", temperature);
   return std::tuple_cat(
-      computed(a, {"BVN", "BN", "BVN"}, ROUTING_EXT_KERNEL(dnc_allocation), temperature, cost_of_pairs(a, temperature)));
+      computed(a, {"BVN", "BN", "BVN"}, ROUTING_EXT_KERNEL(dnc_allocation), temperature, cost_of_ranks(a, temperature)));
 }
 auto dnc_allocation_backward_cpu(const Optional& grad_allocation, const Optional& grad_usage, const Tensor& usage,
                                  const Tensor& write_gates, const Tensor& products, double temperature) {
@@ -126,7 +126,7 @@ auto dnc_allocation_backward_cpu(const Optional& grad_allocation, const Optional
       {{"grad_allocation", "BVN"}, {"grad_usage", "BN"}, {"usage", "BN"}, {"write_gates", "BV"}, {"products", "BVN"}},
       {or_undefined(grad_allocation), or_undefined(grad_usage), usage, write_gates, products});
   return std::tuple_cat(
-      computed(a, {"BN", "BV"}, ROUTING_EXT_KERNEL(dnc_allocation_backward), temperature, cost_of_pairs(a, temperature)));
+      computed(a, {"BN", "BV"}, ROUTING_EXT_KERNEL(dnc_allocation_backward), temperature, cost_of_ranks(a, temperature)));
 }
 
 auto dnc_temporal_link_cpu(const Tensor& link, const Tensor& precedence, const Tensor& write_weights,

@@ -19,8 +19,8 @@ struct MemoryOpSizes {
   }
 };
 
-// in, out: one sample of each tensor of the schema, in its order; an argument that is not given is nullptr. Contiguous, but the
-// rows of links are padded with zeros to a multiple of 64 bytes.
+// in, out: one sample of each tensor of the schema, in its order; an argument that is not given is nullptr. All are
+// contiguous, but the rows of links are padded with zeros to a multiple of 64 bytes.
 template <class C>
 using MemoryOp = void (*)(const MemoryOpSizes&, const C* const* in, C* const* out, C* scratch);
 

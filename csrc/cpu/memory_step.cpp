@@ -1,7 +1,7 @@
-// A memory network step by step. The caller keeps the tape; its steps read one row of it and write another, in place, and share
+// A memory network step by step. The caller keeps the tape; steps read one row of it and write another, in place, and share
 // the packed weights and one gradient of the state, so that nothing is copied from step to step.
 //
-// `sizes` are I, H, O, N, W, V, R, S. The rows of a tape are those of memory_sequence's, links are padded as the kernels want them.
+// `sizes` are I, H, O, N, W, V, R, S. Rows of a tape are those of memory_sequence's, links padded as the kernels want them.
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 

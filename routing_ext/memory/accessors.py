@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._states import DncState, NtmState
-from ..reference import dnc_access, ntm_access
+from ..ops import dnc_access, ntm_access
 from .external_memory import External2DMemory
 from .heads import DynamicReadHead, DynamicWriteHead, Head, StaticReadHead, StaticWriteHead
 from .options import read_options

@@ -62,6 +62,7 @@ class Circuit(PartModule, Generic[State]):
         self.accessor._share(self._state)
         self._steps: int | None = None  # of the last run
         self._packed: PackedWeights | None = None
+        self._slots: list[tuple[dict[str, Any], str]] | None = None  # where the parameters are, to find them fast
         self._cast(read["dtype"])
 
     def extra_repr(self) -> str:
@@ -99,7 +100,8 @@ class Circuit(PartModule, Generic[State]):
         if input_vb.dim() == 0 or input_vb.size(-1) != self.input_dim:
             raise ValueError(f"{type(self).__name__}: input_vb must be [B, {self.input_dim}], got {list(input_vb.shape)}")
         x = input_vb.reshape(-1, self.input_dim)
-        run, weights = self._state.run, self._weights()
+        run = self._state.run
+        weights = self._weights() if run is None or self._slots is None else [d[name] for d, name in self._slots]
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(weights[0].dtype)
         if run is None or not run.goes_on(weights):
@@ -107,7 +109,7 @@ class Circuit(PartModule, Generic[State]):
             state = None if self._state.is_initial() else self._current(self._State, batch)
             network = self._network(batch)
             if self._packed is None or not self._packed.are_of(weights):
-                self._packed = PackedWeights(network, weights)
+                self._packed, self._slots = PackedWeights(network, weights), self._find(weights)
             run = self._state.run = MemoryRun(network, self._packed, state, expected_steps=self._steps)
         self._check_batch(run.network.sizes["B"], x.size(0))
         y = run.step(x)
@@ -138,12 +140,17 @@ class Circuit(PartModule, Generic[State]):
         return self._sequence(x, state)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_packed": None}
+        return {**self.__dict__, "_packed": None, "_slots": None}
 
     def _weights(self) -> list[Tensor]:
         """All parameters, in the order of the operators."""
         linears = [*self.accessor._linears(), self.hid_to_out]
         return self.controller._weights() + [t for linear in linears for t in (linear.weight, linear.bias)]
+
+    def _find(self, weights: list[Tensor]) -> list[tuple[dict[str, Any], str]] | None:
+        """Of each tensor its module's dictionary and its name there; None if one is no parameter, but computed."""
+        places = {id(t): (m._parameters, name) for m in self.modules() for name, t in m._parameters.items()}
+        return [places[id(w)] for w in weights] if all(id(w) in places for w in weights) else None
 
     def _network(self, batch: int) -> Network:
         """What :class:`MemoryRun` is told of this circuit."""

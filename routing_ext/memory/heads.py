@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..reference import (
+from ..ops import (
     content_weights,
     dnc_allocation,
     dnc_temporal_link,

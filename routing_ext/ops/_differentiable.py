@@ -47,7 +47,7 @@ def differentiable(op: str, fake: Callable[..., Tensor | tuple[Tensor, ...]], re
 
     class_name = op.title().replace("_", "") + "Function"
     methods = {"forward": staticmethod(forward), "backward": staticmethod(once_differentiable(backward))}
-    function = FunctionMeta(class_name, (torch.autograd.Function,), methods)
+    function: Any = FunctionMeta(class_name, (torch.autograd.Function,), methods)
 
     def call(*tensors: Tensor, options: tuple[Any, ...] = ()) -> Any:
         device, dtype = tensors[0].device.type, tensors[0].dtype

@@ -119,7 +119,7 @@ def dnc_temporal_link(
 def dnc_access(interface: Tensor, state: DncState, *, usage: str = "reference") -> DncState:
     """The state after one step of the memory, controlled by the interface: all of the accessor in one call.
 
-    Computes what :func:`routing_ext.reference.dnc_access` does. Differentiable, once, in the interface and the state.
+    Computes what :func:`routing_ext.reference.dnc_access` does.
 
     Args:
         interface: ``[B,I]``, before its activations. For the V write heads: keys ``V*W``, strengths ``V``, allocation gates
@@ -128,6 +128,9 @@ def dnc_access(interface: Tensor, state: DncState, *, usage: str = "reference") 
         state: after the last step. Of its read vectors only the shape counts; `hidden` and `cell` are handed on.
         usage: ``"reference"`` or ``"paper"``, see :func:`routing_ext.reference.dnc_access`.
 
+    Returns:
+        The next state. Differentiable, once, in the interface and the state.
+
     Raises:
         ValueError: an unknown usage.
         RuntimeError: wrong shape, dtype or device.
@@ -135,4 +138,4 @@ def dnc_access(interface: Tensor, state: DncState, *, usage: str = "reference") 
     if usage not in ("reference", "paper"):
         raise ValueError(f'dnc_access: usage must be "reference" or "paper", got {usage!r}')
     *memory, read_vectors = _dnc_access(interface, *state[:6], options=(usage == "paper",))
-    return DncState(*memory, state.hidden, state.cell, read_vectors)
+    return DncState._make([*memory, state.hidden, state.cell, read_vectors])

@@ -55,7 +55,16 @@ def memory_write(memory: Tensor, write_weights: Tensor, erase: Tensor, add: Tens
 
 
 def memory_read(memory: Tensor, read_weights: Tensor) -> Tensor:
-    """The mean of the locations of ``memory [B,N,W]`` under each of ``read_weights [B,R,N]``: ``[B,R,W]``.
+    """The mean of the locations of the memory under the weights of each read head.
+
+    Computes what :func:`routing_ext.reference.memory_read` does.
+
+    Args:
+        memory: ``[B,N,W]``.
+        read_weights: ``[B,R,N]``.
+
+    Returns:
+        ``[B,R,W]``.
 
     Raises:
         RuntimeError: wrong shape, dtype or device.

@@ -85,15 +85,15 @@ def _default_link_every(steps: int, link_bytes: int) -> int:
 def _sequence(
     x: Tensor, weights: Sequence[Tensor], state: State | None, options: _Options, kind: type[State]
 ) -> tuple[Tensor, State]:
-    states: tuple[Tensor, ...] = () if state is None else tuple(state)
-    tensors = (*states, *weights)
+    tensors = [x, *(() if state is None else state), *weights]
     if not x.is_meta and torch.is_autocast_enabled(x.device.type):
-        x, *others = [t.float() if t.is_floating_point() and t.dtype != torch.float64 else t for t in (x, *tensors)]
-        tensors = tuple(others)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *tensors)):
-        y, *final = MemorySequenceFunction.apply(x, options, len(states), *tensors)  # type: ignore[no-untyped-call]
+        tensors = [t.float() if t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors]
+    x, *others = tensors
+    num_states = len(others) - len(weights)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        y, *final = MemorySequenceFunction.apply(x, options, num_states, *others)  # type: ignore[no-untyped-call]
     else:
-        y, final, _ = _forward(x, options, tensors[: len(states)], tensors[len(states) :], keep=False)
+        y, final, _ = _forward(x, options, others[:num_states], others[num_states:], keep=False)
     return y, kind(*final)
 
 

@@ -55,6 +55,7 @@ class PackedWeights:
 
     def __init__(self, network: Network, weights: Sequence[Tensor]) -> None:
         self.weights = list(weights)
+        self._ids = list(map(id, weights))
         self._of = network.model, network.sizes["N"]
         self._versions = [w._version for w in weights]
         self._places = [w.data_ptr() for w in weights]
@@ -65,8 +66,7 @@ class PackedWeights:
 
     def are_of(self, weights: Sequence[Tensor]) -> bool:
         return (
-            len(weights) == len(self.weights)
-            and all(a is b for a, b in zip(weights, self.weights, strict=True))
+            list(map(id, weights)) == self._ids
             and [w._version for w in weights] == self._versions
             and [w.data_ptr() for w in weights] == self._places
         )
@@ -309,9 +309,16 @@ class _Step(torch.autograd.Function):
         return tape.forward(x, time), token.new_empty(())
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, None, None, None]:
+    def backward(ctx: Any, grad_y: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        # Only with create_graph=True is there a second derivative to refuse, and that costs as much as a step's bookkeeping.
+        once: Any = _Step._refusing_a_second if torch.is_grad_enabled() else _Step._backward
+        return once(ctx, grad_y)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _backward(ctx: Any, grad_y: Tensor | None) -> tuple[Tensor | None, ...]:
         return ctx.tape.backward(ctx.time, grad_y, ctx.needs_input_grad[0]), None, None, None
+
+    _refusing_a_second = staticmethod(once_differentiable(_backward))
 
 
 class _Read(torch.autograd.Function):
@@ -354,7 +361,7 @@ class MemoryRun:
         self._keep = torch.is_grad_enabled()
         self._tape = _Tape(network, packed, self._keep, min(expected_steps or _FIRST_STEPS, _MOST_STEPS))
         self._tape.import_state([t.detach() for t in states])
-        self._token: Tensor | None = None
+        self._token = packed.forward
         if self._keep:
             self._token = _Begin.apply(self._tape, len(states), *states, *packed.weights)  # type: ignore[no-untyped-call]
 

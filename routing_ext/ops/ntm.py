@@ -48,7 +48,7 @@ def ntm_location(content: Tensor, gates: Tensor, shifts: Tensor, sharpness: Tens
 def ntm_access(interface: Tensor, state: NtmState) -> NtmState:
     """The state after one step of the memory, controlled by the interface: all of the accessor in one call.
 
-    Computes what :func:`routing_ext.reference.ntm_access` does. Differentiable, once, in the interface and the state.
+    Computes what :func:`routing_ext.reference.ntm_access` does.
 
     Args:
         interface: ``[B,I]``, before its activations. For the V write heads: keys ``V*W``, strengths ``V``, gates ``V``, shifts
@@ -56,8 +56,11 @@ def ntm_access(interface: Tensor, state: NtmState) -> NtmState:
             ``R``, shifts ``R*S``, sharpness ``R``. S, odd, is what fits.
         state: after the last step. Of its read vectors only the shape counts; `hidden` and `cell` are handed on.
 
+    Returns:
+        The next state. Differentiable, once, in the interface and the state.
+
     Raises:
         RuntimeError: wrong shape, dtype or device.
     """
     *memory, read_vectors = _ntm_access(interface, *state[:3])
-    return NtmState(*memory, state.hidden, state.cell, read_vectors)
+    return NtmState._make([*memory, state.hidden, state.cell, read_vectors])

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from circuits import CIRCUITS, SIZES
 from torch import Tensor
 
 from routing_ext.memory import Circuit
@@ -25,3 +27,18 @@ def run(request: pytest.FixtureRequest) -> Run:
     """``run(circuit, x [T,B,I]) -> y [T,B,O]``: a sequence from the initial state, in each way that there is."""
     way: Run = request.param
     return way
+
+
+@pytest.fixture(params=CIRCUITS, ids=lambda kind: kind.__name__)
+def make(request: pytest.FixtureRequest) -> Callable[..., Circuit]:
+    """``make(**options)``: a circuit in float64 whose parameters are three times the usual ones."""
+
+    def made(**options: Any) -> Circuit:
+        torch.manual_seed(0)
+        circuit: Circuit = request.param(**(SIZES | {"dtype": torch.float64} | options))
+        with torch.no_grad():
+            for parameter in circuit.parameters():
+                parameter *= 3
+        return circuit
+
+    return made

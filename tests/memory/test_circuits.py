@@ -11,41 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from circuits import CIRCUITS, SIZES, inputs
 from conftest import Run
 from helpers import normal
 from torch import Tensor
 
 from routing_ext.memory import Circuit, DNCCircuit, NTMCircuit
-
-SIZES = {
-    "input_dim": 4,
-    "output_dim": 3,
-    "hidden_dim": 6,
-    "num_write_heads": 2,
-    "num_read_heads": 3,
-    "mem_hei": 7,
-    "mem_wid": 5,
-}
-CIRCUITS = [DNCCircuit, NTMCircuit]
-
-
-@pytest.fixture(params=CIRCUITS, ids=lambda kind: kind.__name__)
-def make(request: pytest.FixtureRequest) -> Callable[..., Circuit]:
-    """``make(**options)``: a circuit in float64 whose parameters are three times the usual ones."""
-
-    def made(**options: Any) -> Circuit:
-        torch.manual_seed(0)
-        circuit: Circuit = request.param(**(SIZES | {"dtype": torch.float64} | options))
-        with torch.no_grad():
-            for parameter in circuit.parameters():
-                parameter *= 3
-        return circuit
-
-    return made
-
-
-def inputs(steps: int = 6, batch: int = 2, dtype: torch.dtype = torch.float64) -> Tensor:
-    return normal(steps, batch, SIZES["input_dim"], seed=steps, dtype=dtype, grad=False)
 
 
 def gradients(circuit: Circuit, y: Tensor) -> list[Tensor]:

@@ -150,20 +150,19 @@ def test_agrees_with_reference(case: Case, given: bool) -> None:
 
 @each_case
 def test_float32_is_as_accurate_as_the_reference(case: Case) -> None:
-    """Against the reference in float64."""
-
-    def error(actual: Tensor, exact: Tensor) -> float:
-        return ((actual - exact).norm() / (1e-3 + exact.norm())).item()
+    """Measured against float64. Small gradients are what is left of large terms, so theirs are measured by all of them."""
 
     def run(sequence: Sequencer, dtype: torch.dtype) -> list[Tensor]:
         x, weights, state = case.x(dtype), case.weights(dtype), case.state(dtype)
         return list(itertools.chain(*results(*sequence(x, weights, state), [x, *weights, *state])))
 
     exact = run(case.reference, torch.float64)
+    small = 1e-3 * torch.stack([t.norm() for t in exact]).norm() + 1e-3
     plain, actual = run(case.reference, torch.float32), run(case.sequence, torch.float32)
     for got, ordinary, want in zip(actual, plain, exact, strict=True):
         assert got.dtype is torch.float32
-        assert error(got, want) <= 3 * error(ordinary, want) + 2e-5
+        error, allowed = ((t - want).norm() / (want.norm() + small) for t in (got, ordinary))
+        assert error <= 10 * allowed + 2e-5
 
 
 @pytest.mark.parametrize("given", [True, False], ids=["state", "no-state"])

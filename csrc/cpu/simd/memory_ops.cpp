@@ -1,4 +1,4 @@
-// The operators that memory networks are made of. They are the accessor's own functions; what is here brings the tensors of one
+// The operators that memory networks are made of. They are the accessor's own functions; what is here brings the tensors of a
 // sample into the layout of these, and the results back.
 #include "../memory_ops_kernels.h"
 #include "memory/allocation.h"

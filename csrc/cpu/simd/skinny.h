@@ -18,8 +18,6 @@ inline constexpr int kSkinnyRows = 8;
 inline constexpr int kSkinnyRows = 4;
 #endif
 inline constexpr int kSkinnyVectors = 3;
-template <class C>
-inline constexpr int kSkinnyColumns = kSkinnyVectors * kLanes<C>;
 
 template <class C>
 struct Rows {
@@ -104,12 +102,20 @@ void skinny_tile_of_size(int64_t rows, const SkinnyTile<C>& t) {
   return skinny_tile_of_width<C, 1>(t);
 }
 
+// The width of the next panel of a matrix. The last two share what is left: one vector is too few to keep the adders busy.
+template <class C>
+inline int64_t next_panel_columns(int64_t left) {
+  const int64_t vectors = padded<C>(left) / kLanes<C>;
+  return least(left, (vectors == kSkinnyVectors + 1 ? 2 : kSkinnyVectors) * kLanes<C>);
+}
+
 // out [rows,columns] = start + [a, b] B; panels: B [a.depth + b.depth, columns], packed. `out` may be `start`.
 template <class C>
 inline void skinny_product(int64_t rows, const Factor<C>& a, const Factor<C>& b, const C* panels, int64_t columns,
                            Rows<const C> start, Rows<C> out) {
-  for (int64_t c = 0; c < columns; c += kSkinnyColumns<C>) {
-    SkinnyTile<C> t{a, b, panels + c * (a.depth + b.depth), start, out, least(kSkinnyColumns<C>, columns - c)};
+  for (int64_t c = 0, width; c < columns; c += width) {
+    width = next_panel_columns<C>(columns - c);
+    SkinnyTile<C> t{a, b, panels + c * (a.depth + b.depth), start, out, width};
     if (start.data) t.start.data += c;
     t.out.data += c;
     for (int64_t left = rows; left > 0;) {
@@ -159,8 +165,8 @@ inline void transpose_rows(const Row& row, int64_t rows, int64_t columns, bool p
 // Row k of the panels of a matrix [depth, columns].
 template <class C>
 inline void pack_row_of_panels(const C* row, int64_t columns, int64_t depth, int64_t k, C* panels) {
-  for (int64_t c = 0; c < columns; c += kSkinnyColumns<C>) {
-    const int64_t width = least(kSkinnyColumns<C>, columns - c);
+  for (int64_t c = 0, width; c < columns; c += width) {
+    width = next_panel_columns<C>(columns - c);
     pack_row(row + c, width, panels + c * depth + k * padded<C>(width));
   }
 }

@@ -65,16 +65,16 @@ inline void update_usage_backward(const UsageWeights<C>& weights, const C* usage
 //
 //   allocation_i = (1 - s_i) prod_{j before i} s_j,  s = eps + (1 - eps) usage
 //
-// j comes before i if s_j < s_i, or if they are equal and j < i. Up to some thousand locations nothing is sorted: the comparisons
-// are one pass over all pairs, and without branches that is the faster way.
+// j comes before i if s_j < s_i, or if they are equal and j < i. Few locations are not sorted: to compare all pairs, without
+// branches, is faster (measured).
 
 template <class C>
 inline Vec<C> above_zero(Vec<C> usage) {
   return C(kEpsilon) + (C(1) - C(kEpsilon)) * usage;
 }
 
-// f(vectors, i, j, is_before) for each block of `vectors` vectors at i and each location j; is_before(v): whether j comes before
-// the lanes of the block's vector v.
+// For the lanes of each vector at i: result = begin(), then f(result, j) with each location j that comes before the lane, or
+// behind it if `reversed`; then end(i, result).
 template <class C, bool reversed, class F, class Begin, class End>
 inline void for_each_pair(int64_t locations, int64_t n, const C* s, const Begin& begin, const F& f, const End& end) {
   for_each_block<C, 4>(n, [&](auto vectors, int64_t i) {
@@ -103,28 +103,32 @@ inline void for_each_pair(int64_t locations, int64_t n, const C* s, const Begin&
   });
 }
 
-inline constexpr int64_t kMostCompared = 2048;
-inline constexpr int64_t kSortedByInsertion = 16;
+inline constexpr int64_t kMostCompared = 3 * ROUTING_EXT_VECTOR_BYTES;
+inline constexpr int kDigitBits = 8;
 
-// The locations by ascending s, equal ones by ascending index: a merge sort. order [2n]: scratch, in which the result lies.
+// The locations by ascending s, equal ones by ascending index: sorted by one digit of the bits of s after the other, the last
+// one first. order [2n]: scratch, in which the result lies.
 template <class C>
 inline const Integer<C>* sort_locations(int64_t locations, int64_t n, const C* s, Integer<C>* order) {
+  constexpr int digits = 1 << kDigitBits;
   Integer<C>*from = order, *to = order + n;
-  for (int64_t i = 0; i < locations; ++i) {
-    int64_t j = i;
-    for (; j % kSortedByInsertion != 0 && s[from[j - 1]] > s[i]; --j) from[j] = from[j - 1];
-    from[j] = static_cast<Integer<C>>(i);
-  }
-  for (int64_t run = kSortedByInsertion; run < locations; run *= 2) {
-    for (int64_t begin = 0; begin < locations; begin += 2 * run) {
-      const int64_t middle = least(begin + run, locations), end = least(middle + run, locations);
-      int64_t left = begin, right = middle;
-      for (int64_t i = begin; i < end; ++i) {
-        const bool from_right = left == middle || (right < end && s[from[right]] < s[from[left]]);
-        to[i] = from[from_right ? right : left];
-        left += !from_right, right += from_right;
-      }
+  for (int64_t i = 0; i < locations; ++i) from[i] = static_cast<Integer<C>>(i);
+  for (int shift = 0; shift < static_cast<int>(8 * sizeof(C)); shift += kDigitBits) {
+    const auto digit = [&](int64_t i) {
+      Integer<C> bits;
+      __builtin_memcpy(&bits, s + i, sizeof(C));
+      bits ^= bits < 0 ? ~Integer<C>(0) : Integer<C>(1) << (8 * sizeof(C) - 1);  // unsigned, they now have the order of s
+      return (bits >> shift) & (digits - 1);
+    };
+    int64_t counts[digits] = {};
+    for (int64_t i = 0; i < locations; ++i) ++counts[digit(i)];
+    if (counts[digit(0)] == locations) continue;
+    int64_t before = 0;
+    for (int64_t& count : counts) {
+      const int64_t own = count;
+      count = before, before += own;
     }
+    for (int64_t k = 0; k < locations; ++k) to[counts[digit(from[k])]++] = from[k];
     Integer<C>* const sorted = to;
     to = from, from = sorted;
   }

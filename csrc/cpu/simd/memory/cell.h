@@ -26,10 +26,10 @@ inline Span share(int64_t n, int64_t part, int64_t parts) { return {n * part / p
 // f(first column, width) for each panel of this part.
 template <class C, class F>
 inline void for_each_panel(int64_t columns, int64_t part, int64_t parts, const F& f) {
-  const Span mine = share((columns + kSkinnyColumns<C> - 1) / kSkinnyColumns<C>, part, parts);
-  for (int64_t p = mine.begin; p < mine.end; ++p) {
-    const int64_t c = p * kSkinnyColumns<C>;
-    f(c, least(kSkinnyColumns<C>, columns - c));
+  int64_t panel = 0;
+  for (int64_t c = 0, width; c < columns; c += width, ++panel) {
+    width = next_panel_columns<C>(columns - c);
+    if (panel % parts == part) f(c, width);
   }
 }
 
@@ -184,19 +184,14 @@ void cell_relink(const CellShape& s, int64_t rows, const C* previous, const C* p
 // Samples summed in one product, so that what is packed stays in the second-level cache.
 inline constexpr int64_t kGradDepth = 256;
 
-// Columns of the features or inputs that a gradient is multiplied with, packed for the tiles of gemm.h.
+// What some weights are multiplied with, packed for the tiles of gemm.h.
 template <class C>
 struct Inputs {
   Rows<const C> rows;
   int64_t columns;
   C* panels;
 
-  // Takes the panels from `scratch`.
-  ALWAYS_INLINE Inputs(Rows<const C> rows, int64_t columns, int64_t depth, C*& scratch)
-      : rows(rows), columns(columns), panels(scratch) {
-    scratch += depth * padded<C>(columns);
-  }
-  ALWAYS_INLINE void pack(int64_t first, int64_t depth) {
+  ALWAYS_INLINE void pack(int64_t first, int64_t depth) const {
     pack_panels(rows.data + first * rows.stride, rows.stride, depth, 0, columns, panels);
   }
 };
@@ -204,54 +199,48 @@ struct Inputs {
 // panel[k][j] = grads[k][j] for j < width <= kPanelRows. sums [kPanelRows]: over k.
 template <class C>
 inline void pack_grads(Rows<const C> grads, int64_t depth, int64_t width, C* panel, C* sums) {
-  constexpr int lanes = kLanes<C>;
-  for (int64_t j = 0; j < width; j += lanes) {
-    const int64_t count = least(lanes, width - j);
-    Vec<C> total = {};
-    for (int64_t k = 0; k < depth; ++k) {
-      const C* const p = grads.data + k * grads.stride + j;
-      const Vec<C> g = count == lanes ? load(p) : load_partial(p, count);
-      store(panel + k * kPanelRows + j, g);
-      total += g;
+  constexpr int lanes = kLanes<C>, most = kPanelRows / lanes;
+  Vec<C> total[most] = {};
+  for (int64_t k = 0; k < depth; ++k) {
+    const C* const row = grads.data + k * grads.stride;
+    UNROLL for (int v = 0; v < most; ++v) {
+      const int64_t left = width - v * lanes;
+      if (left <= 0) break;
+      const Vec<C> g = left < lanes ? load_partial(row + v * lanes, left) : load(row + v * lanes);
+      store(panel + k * kPanelRows + v * lanes, g);
+      total[v] += g;
     }
-    store(sums + j, total);
   }
+  UNROLL for (int v = 0; v < most; ++v) store(sums + v * lanes, total[v]);
 }
 
-// The rows `outs` of weights whose outputs have the gradients `grads` [depth, .] : target(input, o) is the row of their gradient
-// that belongs to an input, bias(o, sum, first) takes the sum of the gradients of one block of samples.
-template <class C, int inputs, class Target, class Bias>
-void weight_rows(Rows<const C> grads, Span outs, int64_t depth, Inputs<C> (&input)[inputs], C* panel, const Target& target,
-                 const Bias& bias) {
+// Adds to the gradients of the weights of `outs` what one block of `depth` samples says, or begins them with it. grads
+// [depth, .]: of the outputs. target(i, o): the row of output o's gradient that belongs to input i; bias(o, sum): takes the
+// sum of its gradients.
+template <class C, class Target, class Bias>
+void weight_rows(Rows<const C> grads, Span outs, int64_t depth, bool begins, int inputs, const Inputs<C>* input, C* panel,
+                 const Target& target, const Bias& bias) {
   alignas(64) C sums[kTileRows * kTileColumns<C>];
   alignas(64) C bias_sums[kPanelRows];
-  if (outs.size() == 0) return;
-  int64_t k = 0;
-  do {  // once where there are no samples, too: their sum is zero
-    const int64_t count = least(kGradDepth, depth - k);
-    for (Inputs<C>& x : input) x.pack(k, count);
-    for (int64_t first = outs.begin; first < outs.end; first += kPanelRows) {
-      const int64_t width = least(kPanelRows, outs.end - first);
-      pack_grads(Rows<const C>{grads.data + k * grads.stride + first, grads.stride}, count, width, panel, bias_sums);
-      for (int64_t m = 0; m < width; ++m) bias(first + m, bias_sums[m], k == 0);
-      for (int64_t o = 0; o < width; o += kTileRows) {
-        const int64_t height = least(kTileRows, width - o);
-        for (int i = 0; i < inputs; ++i) {
-          const Inputs<C>& x = input[i];
-          for (int64_t c = 0; c < x.columns; c += kTileColumns<C>) {
-            const int64_t columns = least(kTileColumns<C>, x.columns - c);
-            tile<C>(height, columns, PanelColumns<C>{panel + o}, x.panels + c * count, padded<C>(columns), count, sums);
-            for (int64_t m = 0; m < height; ++m) {
-              C* const row = target(i, first + o + m) + c;
-              finish_row(sums + m * kTileColumns<C>, k == 0 ? nullptr : row, static_cast<const C*>(nullptr), false, columns,
-                         row);
-            }
+  for (int64_t first = outs.begin; first < outs.end; first += kPanelRows) {
+    const int64_t width = least(kPanelRows, outs.end - first);
+    pack_grads(Rows<const C>{grads.data + first, grads.stride}, depth, width, panel, bias_sums);
+    for (int64_t m = 0; m < width; ++m) bias(first + m, bias_sums[m]);
+    for (int64_t o = 0; o < width; o += kTileRows) {
+      const int64_t height = least(kTileRows, width - o);
+      for (int i = 0; i < inputs; ++i) {
+        for (int64_t c = 0; c < input[i].columns; c += kTileColumns<C>) {
+          const int64_t columns = least(kTileColumns<C>, input[i].columns - c);
+          tile<C>(height, columns, PanelColumns<C>{panel + o}, input[i].panels + c * depth, padded<C>(columns), depth, sums);
+          for (int64_t m = 0; m < height; ++m) {
+            C* const row = target(i, first + o + m) + c;
+            finish_row(sums + m * kTileColumns<C>, begins ? nullptr : row, static_cast<const C*>(nullptr), false, columns,
+                       row);
           }
         }
       }
     }
-    k += count;
-  } while (k < depth);
+  }
 }
 
 // All outputs, those of the gates, of the interface and of the output layer, in this order, are shared by what they cost.
@@ -259,57 +248,64 @@ template <class C>
 void weight_gradients(const CellShape& s, const CellWeightGradients<C>& g, int64_t part, int64_t parts) {
   const CellLayout<C> at(s);
   const CellWeights<C>& w = g.weights;
-  const int64_t depth = g.steps * g.batch, interface_size = s.access.interface_size();
-  const int64_t block = least(kGradDepth, depth), most = s.input + s.features() + 3 * kLanes<C>;
-  C* const panel = static_cast<C*>(thread_scratch(sizeof(C) * block * (kPanelRows + most)));
-  C* const scratch = panel + block * kPanelRows;
+  const int64_t depth = g.steps * g.batch, reads = s.read_size();
 
-  const int64_t costs[] = {s.input + s.features(), s.hidden, s.features()};  // of a row
-  const int64_t counts[] = {s.gates(), interface_size, s.output};
+  const int64_t costs[] = {s.input + s.features(), s.hidden, s.features()};  // of an output
+  const int64_t counts[] = {s.gates(), s.access.interface_size(), s.output};
   int64_t total = 0, before = 0;
   for (int i = 0; i < 3; ++i) total += costs[i] * counts[i];
   const Span mine = share(total, part, parts);
   Span outs[3];
   for (int i = 0; i < 3; ++i) {
-    const auto row_at = [&](int64_t cost) {
-      const int64_t row = (cost - before + costs[i] - 1) / costs[i];
-      return cost <= before ? 0 : least(row, counts[i]);
+    const auto out_at = [&](int64_t cost) {
+      return cost <= before ? 0 : least((cost - before + costs[i] - 1) / costs[i], counts[i]);
     };
-    outs[i] = {row_at(mine.begin), row_at(mine.end)};
+    outs[i] = {out_at(mine.begin), out_at(mine.end)};
     before += costs[i] * counts[i];
   }
 
-  const auto add = [](C* sum, C value, bool first) { *sum = first ? value : *sum + value; };
-  const auto grads = [&](int64_t offset) { return Rows<const C>{g.grads + offset, at.grad_size}; };
-  const C *const before_step = g.tape + at.features, *const after_step = before_step + g.batch * at.row_size;
-  {
-    C* free = scratch;
-    Inputs<C> inputs[] = {{{g.x, s.input}, s.input, block, free},
-                          {{before_step, at.row_size}, s.hidden, block, free},
-                          {{before_step + s.hidden, at.row_size}, s.read_size(), block, free}};
-    const int64_t of_input = s.input + s.read_size();
-    const auto target = [&](int i, int64_t o) {
-      return i == 1 ? w.hidden + o * s.hidden : w.input + o * of_input + (i == 0 ? 0 : s.input);
-    };
-    weight_rows(grads(at.grad_gates), outs[0], depth, inputs, panel, target, [&](int64_t o, C value, bool first) {
-      add(w.input_bias + o, value, first);
-      w.hidden_bias[o] = w.input_bias[o];
-    });
-  }
-  {
-    C* free = scratch;
-    Inputs<C> inputs[] = {{{after_step, at.row_size}, s.hidden, block, free}};
+  const int64_t block = least(kGradDepth, depth), widths = padded<C>(s.input) + padded<C>(s.hidden) + padded<C>(reads);
+  C* const panel = static_cast<C*>(thread_scratch(sizeof(C) * block * (kPanelRows + widths)));
+  C* const of_x = panel + block * kPanelRows;
+  C *const of_hidden = of_x + block * padded<C>(s.input), *const of_reads = of_hidden + block * padded<C>(s.hidden);
+  const auto hidden_of = [&](const C* states) { return Inputs<C>{{states + at.features, at.row_size}, s.hidden, of_hidden}; };
+  const auto reads_of = [&](const C* states) {
+    return Inputs<C>{{states + at.features + s.hidden, at.row_size}, reads, of_reads};
+  };
+  // The gates saw the features before the step, the other layers those after it.
+  const C *const seen = g.tape, *const made = g.tape + g.batch * at.row_size;
+  const Inputs<C> of_gates[] = {{{g.x, s.input}, s.input, of_x}, hidden_of(seen), reads_of(seen)};
+  const Inputs<C> of_output[] = {hidden_of(made), reads_of(made)};
+
+  int64_t k = 0;
+  do {  // once where there are no samples, too: their sum is zero
+    const int64_t count = least(kGradDepth, depth - k);
+    const bool begins = k == 0;
+    const auto add = [&](C* sum, C value) { *sum = begins ? value : *sum + value; };
+    const auto grads = [&](int64_t offset) { return Rows<const C>{g.grads + k * at.grad_size + offset, at.grad_size}; };
+    if (outs[0].size() > 0) {
+      for (const Inputs<C>& x : of_gates) x.pack(k, count);
+      weight_rows(
+          grads(at.grad_gates), outs[0], count, begins, 3, of_gates, panel,
+          [&](int i, int64_t o) {
+            return i == 1 ? w.hidden + o * s.hidden : w.input + o * (s.input + reads) + (i == 0 ? 0 : s.input);
+          },
+          [&](int64_t o, C value) {
+            add(w.input_bias + o, value);
+            add(w.hidden_bias + o, value);
+          });
+    }
+    if (outs[1].size() + outs[2].size() > 0) of_output[0].pack(k, count);
     weight_rows(
-        grads(at.grad_interface), outs[1], depth, inputs, panel, [&](int, int64_t o) { return w.interface[o]; },
-        [&](int64_t o, C value, bool first) { add(w.interface_bias[o], value, first); });
-  }
-  {
-    C* free = scratch;
-    Inputs<C> inputs[] = {{{after_step, at.row_size}, s.features(), block, free}};
+        grads(at.grad_interface), outs[1], count, begins, 1, of_output, panel, [&](int, int64_t o) { return w.interface[o]; },
+        [&](int64_t o, C value) { add(w.interface_bias[o], value); });
+    if (outs[2].size() > 0) of_output[1].pack(k, count);
     weight_rows(
-        grads(at.grad_output), outs[2], depth, inputs, panel, [&](int, int64_t o) { return w.output + o * s.features(); },
-        [&](int64_t o, C value, bool first) { add(w.output_bias + o, value, first); });
-  }
+        grads(at.grad_output), outs[2], count, begins, 2, of_output, panel,
+        [&](int i, int64_t o) { return w.output + o * s.features() + i * s.hidden; },
+        [&](int64_t o, C value) { add(w.output_bias + o, value); });
+    k += count;
+  } while (k < depth);
 }
 
 // ---- the caller's layout ---------------------------------------------------------------------------------------------------

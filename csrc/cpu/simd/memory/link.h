@@ -48,7 +48,7 @@ ALWAYS_INLINE inline void for_each_columns(int64_t i, int64_t n, const F& f) {
 }
 
 // The elements i..i+rows-1 of `heads` rows, each to be broadcast from memory where it is used. Broadcast ahead of a loop they
-// would fill the registers; the compiler keeps from that as it does not know where `elements` points to, and so what changes it.
+// would fill the registers; the compiler keeps from that as it does not know where `elements` points to, nor what changes it.
 template <class C, int rows, int heads>
 struct Corner {
   C values[heads][rows];

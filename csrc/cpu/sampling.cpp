@@ -8,18 +8,20 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <mutex>
 #include <optional>
 #include <vector>
 
 #include "../common/checks.h"
+#include "sampling_kernels.h"
 
 namespace routing_ext::cpu {
 namespace {
 
 using at::Tensor;
+
+constexpr int64_t kNumbersABlock = 1024;  // drawn at a time
 
 // What torch makes an exponential number of: 1 - u, u uniform in [0, 1), a multiple of 2^-53.
 class Stream {
@@ -69,22 +71,6 @@ bool torch_draws_this_stream() {
   return same;
 }
 
-// -log(complement) with a relative error below 1e-7, in a form that compilers vectorise: for a mantissa m around 1,
-// log(m) = 2 (s + s^3/3 + s^5/5 + ...), s = (m - 1)/(m + 1).
-double rough_exponential(double complement) {
-  uint64_t bits;
-  std::memcpy(&bits, &complement, sizeof(bits));
-  constexpr uint64_t kOne = 0x3ff0000000000000, kRootHalf = 0x3fe6a09e667f3bcd, kTwo52 = 0x4330000000000000;
-  const uint64_t shifted = bits + (kOne - kRootHalf);
-  const uint64_t exponent_bits = shifted >> 52 | kTwo52, mantissa_bits = (shifted & (~uint64_t{0} >> 12)) + kRootHalf;
-  double exponent, mantissa;
-  std::memcpy(&exponent, &exponent_bits, sizeof(exponent));
-  std::memcpy(&mantissa, &mantissa_bits, sizeof(mantissa));
-  exponent -= 0x1p52 + 1023;
-  const double s = (mantissa - 1) / (mantissa + 1), z = s * s;
-  return -(exponent * 0.6931471805599453 + 2 * s * (1 + z * (1.0 / 3 + z * (1.0 / 5 + z * (1.0 / 7 + z / 9)))));
-}
-
 // The first largest of probs[k] / q[k] over the actions that `asked` admits; NaN counts as the largest, as in torch's argmax.
 template <class T, class Asked>
 int64_t best_action(const T* probs, const double* complements, int64_t selections, const Asked& asked) {
@@ -98,12 +84,13 @@ int64_t best_action(const T* probs, const double* complements, int64_t selection
   return best;
 }
 
-// The same, exact logarithms only for what may be the largest.
+// The same, exact logarithms only for what may be the largest. rates: rough 1 / q; they become the scores.
 template <class T>
-int64_t choose(const T* probs, const double* complements, double* scores, int64_t selections) {
+int64_t choose(const T* probs, const double* complements, double* rates, int64_t selections) {
   constexpr double kDoubt = 1e-5;  // more than the error of a rough score and of the rounding to T
   double most = 0;
-  for (int64_t k = 0; k < selections; ++k) scores[k] = probs[k] / rough_exponential(complements[k]);
+  double* const scores = rates;
+  for (int64_t k = 0; k < selections; ++k) scores[k] = probs[k] * rates[k];
   for (int64_t k = 0; k < selections; ++k) most = std::max(most, scores[k]);
   if (!(most > std::numeric_limits<float>::min() && most < std::numeric_limits<float>::max())) {
     return best_action(probs, complements, selections, [](int64_t) { return true; });
@@ -156,10 +143,17 @@ Tensor sample_categorical_cpu(const Tensor& probs, const std::optional<Tensor>& 
     const scalar_t* const of_rows = p.const_data_ptr<scalar_t>();
     if (torch_draws_this_stream()) {
       Stream stream(generator);
-      std::vector<double> complements(selections), scores(selections);
-      for_each_sample(of_rows, [&](int64_t, const scalar_t* its, int64_t& chosen) {
-        stream.fill(complements.data(), selections);
-        chosen = choose(its, complements.data(), scores.data(), selections);
+      const int64_t samples_a_block = std::max<int64_t>(1, std::min(count, kNumbersABlock / selections));
+      const int64_t block = samples_a_block * selections;
+      std::vector<double> complements(block), rates(block);
+      for_each_sample(of_rows, [&](int64_t i, const scalar_t* its, int64_t& chosen) {
+        const int64_t at = i % samples_a_block * selections;
+        if (at == 0) {
+          const int64_t drawn = std::min(block, (count - i) * selections);
+          stream.fill(complements.data(), drawn);
+          sampling_kernels().rough_rates(complements.data(), rates.data(), drawn);
+        }
+        chosen = choose(its, complements.data() + at, rates.data() + at, selections);
       });
       return;
     }

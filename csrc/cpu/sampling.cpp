@@ -29,22 +29,50 @@ class Stream {
   explicit Stream(const at::Generator& generator)
       : generator_(at::check_generator<at::CPUGeneratorImpl>(generator)),
         lock_(generator_->mutex_),
-        engine_(generator_->engine()) {}
+        engine_(generator_->engine().data()) {}
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
-  ~Stream() { generator_->set_engine(engine_); }
+  ~Stream() {
+    at::mt19937 engine = generator_->engine();
+    engine.set_data(engine_);
+    generator_->set_engine(engine);
+  }
 
   void fill(double* complements, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) {
-      const uint64_t high = engine_(), low = engine_();
-      complements[i] = 1 - static_cast<double>((high << 32 | low) & ((uint64_t{1} << 53) - 1)) * 0x1p-53;
+    const SamplingKernels& kernels = sampling_kernels();
+    int64_t i = 0;
+    while (i < count) {
+      // `left_` counts one more than the words of the state that were not taken yet.
+      const int64_t pairs = std::min<int64_t>(count - i, (engine_.left_ - 1) / 2);
+      if (pairs > 0) {
+        kernels.complements_of(engine_.state_.data() + engine_.next_, complements + i, pairs);
+        take(2 * pairs);
+        i += pairs;
+        continue;
+      }
+      uint32_t pair[2];  // the state ends within it
+      for (uint32_t& word : pair) {
+        if (engine_.left_ == 1) {
+          kernels.twist(engine_.state_.data());
+          engine_.next_ = 0;
+          engine_.left_ = kMersenneState + 1;
+        }
+        word = engine_.state_[engine_.next_];
+        take(1);
+      }
+      kernels.complements_of(pair, complements + i++, 1);
     }
   }
 
  private:
+  void take(int64_t words) {
+    engine_.next_ += words;
+    engine_.left_ -= words;
+  }
+
   at::CPUGeneratorImpl* const generator_;
   const std::lock_guard<std::mutex> lock_;
-  at::mt19937 engine_;
+  at::mt19937_data_pod engine_;
 };
 
 // As torch has it; 1 - complement is exact.
@@ -88,22 +116,23 @@ int64_t best_action(const T* probs, const double* complements, int64_t selection
 template <class T>
 int64_t choose(const T* probs, const double* complements, double* rates, int64_t selections) {
   constexpr double kDoubt = 1e-5;  // more than the error of a rough score and of the rounding to T
-  double most = 0;
-  double* const scores = rates;
-  for (int64_t k = 0; k < selections; ++k) scores[k] = probs[k] * rates[k];
-  for (int64_t k = 0; k < selections; ++k) most = std::max(most, scores[k]);
+  for (int64_t k = 0; k < selections; ++k) rates[k] *= probs[k];
+  const double* const scores = rates;
+  double most = scores[0];
+  for (int64_t k = 1; k < selections; ++k) most = scores[k] > most ? scores[k] : most;
+  // A NaN fails one of the two tests: it is the first score, or it is counted as a candidate.
+  const double least = most * (1 - kDoubt);
+  int64_t candidates = 0, best = 0;
+  for (int64_t k = 0; k < selections; ++k) {
+    const bool is_candidate = !(scores[k] < least);
+    candidates += is_candidate;
+    best = is_candidate ? k : best;
+  }
   if (!(most > std::numeric_limits<float>::min() && most < std::numeric_limits<float>::max())) {
     return best_action(probs, complements, selections, [](int64_t) { return true; });
   }
-  const double least = most * (1 - kDoubt);
-  int64_t candidates = 0, best = 0;
-  bool is_number = true;
-  for (int64_t k = 0; k < selections; ++k) {
-    if (scores[k] >= least) ++candidates, best = k;
-    is_number = is_number && !std::isnan(scores[k]);
-  }
-  if (!is_number) return best_action(probs, complements, selections, [](int64_t) { return true; });
-  return candidates == 1 ? best : best_action(probs, complements, selections, [&](int64_t k) { return scores[k] >= least; });
+  if (candidates == 1) return best;
+  return best_action(probs, complements, selections, [&](int64_t k) { return !(scores[k] < least); });
 }
 
 Tensor sample_categorical_cpu(const Tensor& probs, const std::optional<Tensor>& row_of, const std::optional<Tensor>& order,

@@ -41,7 +41,7 @@ def globbed(*patterns):
 
 
 SIMD = globbed("cpu/simd/*.cpp")
-GLUE = globbed("*.cpp", "common/*.cpp", "cpu/*.cpp")
+GLUE = globbed("*.cpp", "autograd/*.cpp", "common/*.cpp", "cpu/*.cpp")
 CUDA_GLUE = globbed("cuda/*.cpp")
 CUDA_KERNELS = globbed("cuda/*.cu")
 

@@ -31,6 +31,36 @@ TORCH_LIBRARY(routing_ext, m) {
       "int[] modules, SymInt in_features, bool[3] output_mask) -> (Tensor grad_x, Tensor[] grad_weights, "
       "Tensor[] grad_biases)");
 
+  // The same with a gradient, of any order: on the CPU, and for modules that all have samples.
+  m.def(
+      "grouped_linear_node(Tensor x, Tensor order, Tensor layout, Tensor[] weights, Tensor[] biases, int[] modules, "
+      "SymInt out_features, bool relu) -> Tensor");
+
+  // Decisions, on the CPU, float32 or float64.
+  // probs [n,K]; row_of int64 [B], the row of each sample, none: one each; order: the samples that decide, sorted by agent,
+  // none: all; sizes: how many each agent has -> actions int64 [B], 0 where no decision is made. For each sample that decides,
+  // in this order, the first largest of probs / q, q drawn as Tensor.exponential_ does from the default generator.
+  m.def("sample_categorical(Tensor probs, Tensor? row_of, Tensor? order, int[] sizes, int batch) -> Tensor",
+        {at::Tag::nondeterministic_seeded});
+  // history int64 [.], actions int64 [n] in [0, num_actions) -> ratio times the frequency of each action in the history,
+  // float32 [num_actions]; ratio times that of each of `actions` [n].
+  m.def(
+      "collaboration_rewards(Tensor history, Tensor actions, int num_actions, float ratio) -> (Tensor frequencies, "
+      "Tensor rewards)");
+  // rewards [B] of each of S steps that all samples made, final_reward [B] -> rewards [S,B], divided by S, if `normalise`
+  // multiplied by the size of the final one, which is added to the last; returns [S,B].
+  m.def(
+      "discounted_returns(Tensor[] rewards, Tensor final_reward, bool normalise, float discounting) -> (Tensor rewards, "
+      "Tensor returns)");
+  // With gradients of any order. preferences, values: tables [.,K] -> states [n,K,2], logarithms of probabilities that are
+  // in proportion to preferences, and values; probs [n,K], without a gradient.
+  m.def("preference_states(Tensor[] preferences, Tensor[] values) -> (Tensor states, Tensor probs)");
+  // rows [.,K,C] or [.,K] each; row_of int64 [.], the row of each decision, empty: in order; actions int64 [.] -> C tensors
+  // [N]: each channel of the decisions' rows at their actions.
+  m.def("taken(Tensor[] rows, Tensor[] row_of, Tensor[] actions) -> Tensor[]");
+  // policy, value, cum_return [N] -> losses [N] of the weighted policy learner.
+  m.def("wpl_losses(Tensor policy, Tensor value, Tensor cum_return) -> Tensor");
+
   // What memory networks are made of, float32 or float64: N locations of W elements, H heads of any kind, V write heads, R
   // read heads, S shifts (odd). Each backward pass gives the gradients of the arguments in their order.
   //
@@ -143,12 +173,13 @@ TORCH_LIBRARY(routing_ext, m) {
 }
 
 // Calling a raw operator on tensors that require a gradient is an error, not a silent None: the differentiable doors are the
-// autograd Functions in routing_ext.ops.
+// autograd Functions in routing_ext.ops and csrc/autograd.
 TORCH_LIBRARY_IMPL(routing_ext, Autograd, m) {
   m.impl("gather_rows", torch::autograd::autogradNotImplementedFallback());
   m.impl("scatter_rows", torch::autograd::autogradNotImplementedFallback());
   m.impl("grouped_linear", torch::autograd::autogradNotImplementedFallback());
   m.impl("grouped_linear_backward", torch::autograd::autogradNotImplementedFallback());
+  m.impl("discounted_returns", torch::autograd::autogradNotImplementedFallback());
   m.impl("content_weights", torch::autograd::autogradNotImplementedFallback());
   m.impl("content_weights_backward", torch::autograd::autogradNotImplementedFallback());
   m.impl("dnc_usage", torch::autograd::autogradNotImplementedFallback());

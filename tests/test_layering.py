@@ -26,6 +26,7 @@ LAYERS = {
     "common glue": (r"common/.*", {"maths", "host and device"}),
     "CPU glue": (r"cpu/.*", {"maths", "host and device", "CPU kernel interface", "common glue"}),
     "CUDA glue": (r"cuda/.*", {"maths", "host and device", "CUDA kernels", "common glue"}),
+    "differentiable doors": (r"autograd/.*", {"common glue"}),
     "module": (r"module\.cpp", {"CPU kernel interface"}),
     "schema": (r"schema\.cpp", set()),
 }

@@ -38,6 +38,7 @@ CALLS = {
     "scatter_rows": lambda x: (x, ORDER, 3),
     "grouped_linear": lambda x: (x, ORDER, LAYOUT, WEIGHTS, [], [0, 1], 2, False),
     "grouped_linear_backward": lambda x: (x, None, x, ORDER, LAYOUT, WEIGHTS, [0, 1], 2, (True, True, True)),
+    "discounted_returns": lambda x: ([x[:, 0]], ones(), False, 1.0),
     "content_weights": lambda x: (x[:, None], ones(1), ones(2, 2)),
     "content_weights_backward": lambda x: (x[:, None], x[:, None], ones(1), ones(2, 2)),
     "dnc_usage": lambda x: (x, ones(1, 2), ones(1), ones(1, 2)),
@@ -63,7 +64,8 @@ CALLS = {
     "ntm_access": lambda x: (ones(20), *ntm_state(x)),
     "ntm_access_backward": lambda x: (*[None] * 4, ones(20), *ntm_state(x), raw.ntm_access(ones(20), *ntm_state(x))[-1]),
 }
-INTEGER = {"dispatch_plan"}  # neither takes nor returns what could have a gradient
+INTEGER = {"dispatch_plan", "sample_categorical", "collaboration_rewards"}  # of or to integers: without a gradient
+DOORS = {"grouped_linear_node", "preference_states", "taken", "wpl_losses"}  # with a gradient, above the devices' kernels
 LAYOUTS = {"memory_row_size", "memory_step_layout"}  # numbers, on any device
 # A sequence as a whole, and what single steps do to their tape: tests/ops/test_memory_sequence.py and tests/memory hold these.
 SEQUENCES = {"memory_sequence", "memory_sequence_backward", "pooled_empty", "memory_pack"}
@@ -77,10 +79,10 @@ def has_kernel(op: str, key: str) -> bool:
 
 def test_schema_lists_operators() -> None:
     assert len(OPERATORS) == len(set(OPERATORS)) >= len(CALLS)
-    assert set(OPERATORS) == set(CALLS) | INTEGER | LAYOUTS | SEQUENCES
+    assert set(OPERATORS) == set(CALLS) | INTEGER | DOORS | LAYOUTS | SEQUENCES
 
 
-@pytest.mark.parametrize("op", sorted(set(OPERATORS) - LAYOUTS))
+@pytest.mark.parametrize("op", sorted(set(OPERATORS) - DOORS - LAYOUTS))
 def test_has_kernels(op: str) -> None:
     assert has_kernel(op, "CPU")
     assert has_kernel(op, "CUDA") == (op in ON_CUDA and routing_ext.build_info()["cuda"] is not None)

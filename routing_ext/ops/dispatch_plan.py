@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -91,10 +92,15 @@ class DispatchPlan:
         if self._selected is not None:
             return self._selected
         offsets = self.host_offsets()
-        selected = tuple(k for k in range(self.num_modules) if offsets[k] != offsets[k + 1])
+        selected = tuple([k for k, (begin, end) in enumerate(pairwise(offsets)) if begin != end])
         if self._host_offsets is not None:
             self._selected = selected
         return selected
+
+    @property
+    def known_selected(self) -> tuple[int, ...] | None:
+        """:meth:`selected`, if it was asked for before."""
+        return self._selected
 
     def selected_early(self) -> Sequence[int]:
         """The modules that may have got samples, as far as is known without waiting: on the CPU :meth:`selected`, else all.

@@ -13,6 +13,7 @@ from .dispatch_plan import DispatchPlan
 
 _forward_op = torch.ops.routing_ext.grouped_linear.default
 _backward_op = torch.ops.routing_ext.grouped_linear_backward.default
+_node_op = torch.ops.routing_ext.grouped_linear_node.default
 
 
 class GroupedLinearFunction(torch.autograd.Function):
@@ -180,6 +181,10 @@ def _apply(
     relu: bool,
 ) -> Tensor:
     if torch.is_grad_enabled() and (x.requires_grad or any(t.requires_grad for t in (*weights, *biases))):
+        if x.is_cpu and modules and modules is plan.known_selected:
+            return _node_op(  # type: ignore[no-any-return]
+                x, plan.order, plan.layout, weights, biases, modules, out_features, relu
+            )
         return GroupedLinearFunction.apply(  # type: ignore[no-any-return, no-untyped-call]
             x, plan, modules, len(weights), out_features, relu, *weights, *biases
         )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import dispatch_plan, gather_rows, scatter_rows
+from ..ops.policy_gradients import handles, taken
 from .apply_modules import apply_modules
 from .policies import ApproxPolicyStorage, TabularPolicyStorage
 from .rewards import PerActionBaseReward, looks_at_states, register_all
@@ -101,7 +102,13 @@ class Experience:
         return self._joined(p.final_reward for p in self._parts)
 
     @cached_property
-    def _taken(self) -> tuple[Tensor, ...]:
+    def _taken(self) -> Sequence[Tensor]:
+        rows = [p.state.rows for p in self._parts]
+        row_of = [p.state.row_of for p in self._parts]
+        shared = [r for r in row_of if r is not None]
+        alike = len(shared) in (0, len(rows)) and len({r.shape[2:] for r in rows}) == 1
+        if alike and handles(rows):
+            return taken(rows, shared, [p.action for p in self._parts])
         return self._joined(p.state.taken(p.action) for p in self._parts).unbind(1)
 
     def taken(self, c: int) -> Tensor:
@@ -179,6 +186,11 @@ class AgentsPlan:
         """int64 ``[B]``: which of the agents that have samples is asked; undefined where no decision is made."""
         if self._prior_actions is not None and len(self.selected) == self.plan.num_modules:
             return self._prior_actions.clone()  # the caller may change it
+        if self._prior_actions is not None and self._prior_actions.is_cpu:
+            of_agent = [0] * self.plan.num_modules
+            for rank, agent in enumerate(self.selected):
+                of_agent[agent] = rank
+            return torch.tensor(of_agent)[self._prior_actions]
         counts = self.plan.offsets.diff()
         ranks = (counts > 0).cumsum(0) - 1
         if self._prior_actions is not None:

@@ -60,22 +60,29 @@ def linear_stages(modules: Iterable[nn.Module]) -> list[Stage] | None:
         if not chain:
             return None
         chains.append(chain)
-    if not chains or any(len(chain) != len(chains[0]) for chain in chains):
+    if len({len(chain) for chain in chains}) != 1:
         return None
     stages = []
     for links in zip(*chains, strict=True):
         parameters, relus = [link[0] for link in links], {link[1] for link in links}
         weights = [p["weight"] for p in parameters]
         biases = [p["bias"] for p in parameters]
-        without_bias = sum(b is None for b in biases)
+        without_bias = sum([b is None for b in biases])
         shape = weights[0].shape
-        # A tensor subclass, as of quantised weights, brings a linear() of its own.
-        if len(relus) > 1 or 0 < without_bias < len(biases) or any(w.shape != shape or type(w) not in _PLAIN for w in weights):
+        if len(relus) > 1 or 0 < without_bias < len(biases) or not _are_plain(weights, shape):
             return None
-        if not without_bias and any(b.shape != shape[:1] or type(b) not in _PLAIN for b in biases):
+        if not without_bias and not _are_plain(biases, shape[:1]):
             return None
         stages.append(Stage(weights, None if without_bias else biases, links[0][1]))
     return stages
+
+
+def _are_plain(tensors: list[Tensor], shape: torch.Size) -> bool:
+    """Whether all have the shape. A tensor subclass, as of quantised weights, brings a linear() of its own."""
+    for t in tensors:  # a loop costs less than all()
+        if t.shape != shape or type(t) not in _PLAIN:
+            return False
+    return True
 
 
 def _chain(module: nn.Module) -> list[tuple[dict[str, Any], bool]] | None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..ops.policy_gradients import discounted_returns, handles
 from .decision import Decision, Experience, Followed
 from .rewards import CorrectClassifiedReward, final_rewards, looks_at_states, rewards_of
 from .trajectory import States, Step, Trajectory, batch_of
@@ -110,30 +111,50 @@ class Loss(nn.Module):
         routing = torch.zeros(batch, dtype=torch.promote_types(final.dtype, torch.float32), device=final.device)
         if not steps:
             return routing
-        count = _count(steps, routing)
-        size = final.abs() if self._npar else None
+        known = self._known_rewards(steps, final)
+        count = 1 if known is not None else _count(steps, routing)
         calls: dict[Hashable, list[tuple[_Decisions, Followed]]] = {}
         later = _Later()
-        for step in reversed(steps):
-            reward = step.rewards if step.add_rewards is None else step.rewards + step.add_rewards
-            reward = reward / count
-            if size is not None:
-                reward = reward * size
-            if isinstance(later.is_last, Tensor):
-                reward = torch.where(later.is_last, reward + final, reward)
-            elif later.is_last:
-                reward = reward + final
-            cum_return = reward if later.cum_return is None else reward.add(later.cum_return, alpha=self._discounting)
+        for j in reversed(range(len(steps))):
+            step = steps[j]
+            reward, cum_return = self._earned(step, later, final, count) if known is None else known[j]
             made = Followed(*later.after(step), reward, cum_return, final)
             calls.setdefault(_key(step), []).append((step, made))
             later.push(step, cum_return)
         for made_in_call in calls.values():
             made_in_call.reverse()
-            routing = routing + self._of_call(made_in_call, routing)
+            of_call = self._of_call(made_in_call, routing)
+            routing = (
+                of_call
+                if len(calls) == 1 and (of_call.dtype, of_call.shape) == (routing.dtype, routing.shape)
+                else routing + of_call
+            )
         if self._clear:
             for reward_func in {id(s.reward_func): s.reward_func for s in steps if s.reward_func is not None}.values():
                 reward_func.clear()
         return routing
+
+    def _known_rewards(self, steps: Sequence[_Decisions], final: Tensor) -> list[tuple[Tensor, Tensor]] | None:
+        """Each step's :meth:`_earned`, where one call gives all of them: all samples made all decisions; no gradient."""
+        own = [step.rewards for step in steps]
+        if any(step.mask is not None or step.add_rewards is not None for step in steps):
+            return None
+        if not handles((final, *own)) or any(t.requires_grad or t.shape != final.shape for t in (final, *own)):
+            return None
+        rewards, returns = discounted_returns(own, final, self._npar, self._discounting)
+        return list(zip(rewards.unbind(), returns.unbind(), strict=True))
+
+    def _earned(self, step: _Decisions, later: _Later, final: Tensor, count: Tensor | int) -> tuple[Tensor, Tensor]:
+        """The rewards and the returns ``[B]`` of a step."""
+        reward = step.rewards if step.add_rewards is None else step.rewards + step.add_rewards
+        reward = reward / count
+        if self._npar:
+            reward = reward * final.abs()
+        if isinstance(later.is_last, Tensor):
+            reward = torch.where(later.is_last, reward + final, reward)
+        elif later.is_last:
+            reward = reward + final
+        return reward, reward if later.cum_return is None else reward.add(later.cum_return, alpha=self._discounting)
 
     @staticmethod
     def _of_call(made: Sequence[tuple[_Decisions, Followed]], like: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..ops.policy_gradients import collaboration_rewards
 from .trajectory import padded
 
 
@@ -128,6 +129,9 @@ class CollaborationReward(PerActionBaseReward):
             raise ValueError("CollaborationReward.get_reward: no action was registered yet")
         history = self._actions.to(actions.device)
         num_actions = states.size(1) if self._num_actions is None else self._num_actions
+        if actions.is_cpu and actions.dim() == 1:
+            self._precomp, rewards = collaboration_rewards(history, actions, num_actions, self._reward_ratio)
+            return rewards
         ones = torch.ones(1, device=history.device).expand(history.numel())
         counts = torch.zeros(num_actions, device=history.device).scatter_add_(0, history, ones)
         self._precomp = counts / history.numel() * self._reward_ratio

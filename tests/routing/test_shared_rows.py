@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from routing_ext import routing
 from routing_ext.routing import WPL, Initialization, Loss, NegLossReward, QLearning
 from routing_ext.routing.decision import Experience
-from routing_ext.routing.decisions.actor_critic import _PreferenceStates
 from routing_ext.routing.trajectory import States
 
 B, K, AGENTS = 7, 4, 3
@@ -59,12 +58,6 @@ def test_tables_decide_as_their_rows_for_each_sample(algorithm: str) -> None:
         for step, own_step, a, own_a in zip(mxs.batch_steps, own.batch_steps, actions, own_actions, strict=True):
             assert a[i] == own_a[0]
             assert_close(step.states[i], own_step.states[0])
-
-
-def test_gradients_of_preferences() -> None:
-    parts = [torch.rand(1, K, dtype=torch.float64, requires_grad=True) for _ in range(2 * AGENTS)]
-    assert torch.autograd.gradcheck(lambda *p: _PreferenceStates.apply(*p)[0], parts)
-    assert torch.autograd.gradgradcheck(lambda *p: _PreferenceStates.apply(*p)[0], parts)
 
 
 def test_gradients_of_frozen_preferences() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...ops.policy_gradients import handles, preference_states, wpl_losses
 from ..decision import Agents, Choice, Experience, row_by_row
 from .common import ValueDecision, normalised, squared
 from .reinforce import REINFORCE
@@ -42,55 +43,31 @@ class WPL(ActorCritic):
 
     def _decide(self, agents: Agents) -> Choice:
         policies, values = agents.parts(self._policy, self._qvalue_mem)
-        states, probs = _PreferenceStates.apply(*policies, *values)  # type: ignore[no-untyped-call]
-        return Choice(agents.ys, self._sample(agents, states[:, :, 0], probs), None, states)
+        if handles((*policies, *values)):
+            states, probs = preference_states(policies, values)
+        else:
+            states, probs = _states_of(policies, values)
+        # To sample, the probabilities are enough.
+        logits = probs if self.training else states[:, :, 0]
+        return Choice(agents.ys, self._sample(agents, logits, probs), None, states)
 
     @row_by_row
     def _losses(self, made: Experience) -> Tensor:
         policy, value = made.taken(0), made.taken(1)
+        if handles((policy, value, made.cum_return)):
+            return wpl_losses(policy, value, made.cum_return)
         gradient = made.cum_return - value
         projected = torch.where(gradient < 0, 1 + gradient, 2 - gradient)
         return squared(policy - (policy * projected).detach()) + squared(value - made.cum_return.detach())
 
 
-def _states_of(parts: list[Tensor] | tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``(states [n, K, 2], probs [n, K], sum [n, 1], index of the least preference [n, 1])``, see below."""
-    count = len(parts) // 2
-    preferences, values = torch.cat(parts[:count]), torch.cat(parts[count:])
-    least, where = preferences.min(1, keepdim=True)
-    shifted = preferences - least + 1e-6
-    total = shifted.sum(1, keepdim=True)
-    probs = shifted / total
+def _states_of(policies: list[Tensor], values: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """:func:`~routing_ext.ops.policy_gradients.preference_states`, of any device and dtype."""
+    preferences = torch.cat(policies)
+    shifted = preferences - preferences.min(1, keepdim=True)[0] + 1e-6
+    probs = shifted / shifted.sum(1, keepdim=True)
     eps = torch.finfo(probs.dtype).eps
-    return torch.stack((probs.clamp(eps, 1 - eps).log(), values), 2), probs, total, where
-
-
-class _PreferenceStates(torch.autograd.Function):
-    """``(states [n, K, 2], probs [n, K])``: logarithms of probabilities in proportion to preferences, and values.
-
-    Preferences are the rows of the first half of `parts` ``[., K]``, values those of the other half. One node in place of ten.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, *parts: Tensor) -> tuple[Tensor, Tensor]:
-        states, probs, total, where = _states_of(parts)
-        ctx.save_for_backward(probs, total, where, *parts)
-        ctx.mark_non_differentiable(probs)
-        return states, probs
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        probs, total, where, *parts = ctx.saved_tensors
-        if torch.is_grad_enabled():  # for derivatives of this one
-            wanted = [part for part, needed in zip(parts, ctx.needs_input_grad, strict=True) if needed]
-            found = iter(torch.autograd.grad(_states_of(parts)[0], wanted, grad, create_graph=True))
-            return tuple(next(found) if needed else None for needed in ctx.needs_input_grad)
-        eps, sizes = torch.finfo(probs.dtype).eps, [part.size(0) for part in parts[: len(parts) // 2]]
-        grad_logits, grad_values = grad.unbind(2)
-        of_probs = torch.where((probs >= eps) & (probs <= 1 - eps), grad_logits / probs, 0)
-        of_shifted = (of_probs - (of_probs * probs).sum(1, keepdim=True)) / total
-        of_preferences = of_shifted.scatter_add(1, where, -of_shifted.sum(1, keepdim=True))
-        return *of_preferences.split(sizes), *grad_values.contiguous().split(sizes)
+    return torch.stack((probs.clamp(eps, 1 - eps).log(), torch.cat(values)), 2), probs
 
 
 class AAC(ValueDecision):

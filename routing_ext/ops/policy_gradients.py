@@ -1,0 +1,123 @@
+"""What decisions by policy gradients compute on the CPU, float32 or float64, with one call each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_sample = torch.ops.routing_ext.sample_categorical.default
+_states = torch.ops.routing_ext.preference_states.default
+_taken = torch.ops.routing_ext.taken.default
+_wpl_losses = torch.ops.routing_ext.wpl_losses.default
+_collaboration = torch.ops.routing_ext.collaboration_rewards.default
+_returns = torch.ops.routing_ext.discounted_returns.default
+
+_DTYPES = (torch.float32, torch.float64)
+
+
+def handles(tensors: Sequence[Tensor]) -> bool:
+    """Whether the functions here take these: on the CPU, float32 or float64, all alike, and no graph is being traced."""
+    dtype = tensors[0].dtype
+    if dtype not in _DTYPES or torch.compiler.is_compiling():
+        return False
+    for t in tensors:  # a loop costs less than all()
+        if not t.is_cpu or t.dtype != dtype:
+            return False
+    return True
+
+
+def sample_categorical(
+    probs: Tensor, row_of: Tensor | None, order: Tensor | None, sizes: Sequence[int], batch_size: int
+) -> Tensor:
+    """Actions, sampled with the stream of random numbers of :meth:`torch.Tensor.exponential_` on torch's own generator.
+
+    Args:
+        probs: ``[n, K]``, in proportion to the probabilities.
+        row_of: int64 ``[B]``, which row is a sample's; None: they have one each, in order.
+        order: int64, the samples that decide, sorted by agent, at least ``sum(sizes)``; None: all, in batch order.
+        sizes: how many of them each agent has.
+        batch_size: B.
+
+    Returns:
+        int64 ``[B]``: the first largest of ``probs / q`` with q exponentially distributed, 0 where no decision is made.
+
+    Raises:
+        RuntimeError: wrong shape or dtype, or an index out of range.
+    """
+    return _sample(probs, row_of, order, sizes, batch_size)  # type: ignore[no-any-return]
+
+
+def preference_states(preferences: Sequence[Tensor], values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """``(states [n, K, 2], probs [n, K])``: logarithms of probabilities in proportion to preferences, and values.
+
+    Args:
+        preferences: the rows of the agents' tables, ``[., K]`` each; the least of a row has probability 0, up to 1e-6.
+        values: likewise.
+
+    ``states`` are differentiable any number of times, ``probs`` are not.
+    """
+    return _states(preferences, values)  # type: ignore[no-any-return]
+
+
+def taken(rows: Sequence[Tensor], row_of: Sequence[Tensor], actions: Sequence[Tensor]) -> list[Tensor]:
+    """The values of N decisions at their actions; differentiable any number of times.
+
+    Args:
+        rows: of each step ``[n, K, C]``, or ``[n, K]`` for a single channel.
+        row_of: int64, of each step, the row of each decision; empty: they have one each, in order.
+        actions: int64, of each step.
+
+    Returns:
+        ``[N]`` for each of the C channels.
+
+    Raises:
+        RuntimeError: an index out of range.
+    """
+    return _taken(rows, row_of, actions)  # type: ignore[no-any-return]
+
+
+def wpl_losses(policy: Tensor, value: Tensor, cum_return: Tensor) -> Tensor:
+    """The losses ``[N]`` of the weighted policy learner; differentiable in ``policy`` and ``value``.
+
+    Args:
+        policy: ``[N]``, log-probabilities of the actions.
+        value: ``[N]``, the critic's.
+        cum_return: ``[N]``, a constant.
+    """
+    return _wpl_losses(policy, value, cum_return)  # type: ignore[no-any-return]
+
+
+def collaboration_rewards(history: Tensor, actions: Tensor, num_actions: int, ratio: float) -> tuple[Tensor, Tensor]:
+    """``(frequencies [num_actions], rewards [n])``, float32: `ratio` times how often each action was taken, and of `actions`.
+
+    The rewards have the ratio once more.
+
+    Args:
+        history: int64, the actions that were taken.
+        actions: int64 ``[n]``.
+        num_actions: K.
+        ratio: of the rewards.
+
+    Raises:
+        RuntimeError: an action outside ``[0, num_actions)``.
+    """
+    return _collaboration(history, actions, num_actions, ratio)  # type: ignore[no-any-return]
+
+
+def discounted_returns(
+    rewards: Sequence[Tensor], final_reward: Tensor, normalise: bool, discounting: float
+) -> tuple[Tensor, Tensor]:
+    """``(rewards [S, B], returns [S, B])`` of S decisions that all samples made; no gradient.
+
+    Args:
+        rewards: ``[B]``, of each step; divided by S.
+        final_reward: ``[B]``, added to the last step's.
+        normalise: multiply the rewards of the steps with the size of the final one.
+        discounting: of the next step's return.
+
+    Raises:
+        RuntimeError: wrong shape or dtype.
+    """
+    return _returns(rewards, final_reward, normalise, discounting)  # type: ignore[no-any-return]

@@ -1,0 +1,246 @@
+"""The operators of decisions, against their definitions in plain PyTorch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from routing_ext.ops.policy_gradients import (
+    collaboration_rewards,
+    discounted_returns,
+    handles,
+    preference_states,
+    sample_categorical,
+    taken,
+    wpl_losses,
+)
+
+each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+
+
+def as_torch_samples(probs: Tensor, sizes: list[int]) -> Tensor:
+    noise = torch.cat([torch.empty(n, probs.size(1), dtype=probs.dtype).exponential_() for n in sizes])
+    return (probs / noise).argmax(1)
+
+
+class TestSampleCategorical:
+    @each_dtype
+    @pytest.mark.parametrize("k", [1, 2, 3, 8, 20, 33, 700])
+    def test_is_the_recipe_of_torch_and_leaves_its_generator(self, k: int, dtype: torch.dtype) -> None:
+        torch.manual_seed(k)
+        sizes = [3, 500, 1]
+        probs = torch.rand(504, k, dtype=dtype)
+        probs[::7, : k - 1] = 0
+        probs[5] = 1
+        state = torch.get_rng_state()
+        expected, after = as_torch_samples(probs, sizes), torch.get_rng_state()
+        torch.set_rng_state(state)
+        assert torch.equal(sample_categorical(probs, None, None, sizes, 504), expected)
+        assert torch.equal(torch.get_rng_state(), after)
+
+    @pytest.mark.parametrize("value", [0.0, 1e-44, 1e-38, 1e38, float("inf"), float("nan")])
+    def test_extreme_probabilities(self, value: float) -> None:
+        probs = torch.full((200, 6), value)
+        probs[100:, 3] = 1e-3
+        torch.manual_seed(0)
+        expected = as_torch_samples(probs, [200])
+        torch.manual_seed(0)
+        assert torch.equal(sample_categorical(probs, None, None, [200], 200), expected)
+
+    def test_near_ties_are_decided_exactly(self) -> None:
+        torch.manual_seed(0)
+        noise = torch.empty(300, 5).exponential_()
+        probs = noise * (1 + 1e-7 * torch.randint(-3, 4, (300, 5)))  # all scores are 1 up to some roundings
+        torch.manual_seed(0)
+        assert torch.equal(sample_categorical(probs, None, None, [300], 300), (probs / noise).argmax(1))
+
+    def test_shared_rows_and_idle_samples(self) -> None:
+        probs, row_of, order = torch.rand(2, 4), torch.tensor([0, 1, 1, 0, 1]), torch.tensor([3, 1, 4, 0, 2])
+        torch.manual_seed(1)
+        expected = torch.zeros(5, dtype=torch.int64)
+        expected[order[:3]] = as_torch_samples(probs[row_of[order[:3]]], [1, 2])
+        torch.manual_seed(1)
+        assert torch.equal(sample_categorical(probs, row_of, order, [1, 2], 5), expected)
+
+    def test_wrong_arguments(self) -> None:
+        probs = torch.rand(3, 4)
+        with pytest.raises(RuntimeError, match=r"sample_categorical: probs must have 2 dimension"):
+            sample_categorical(probs[0], None, None, [3], 3)
+        with pytest.raises(RuntimeError, match=r"sample_categorical: sizes must add up to the batch of 3, got \[2\]"):
+            sample_categorical(probs, None, None, [2], 3)
+        with pytest.raises(RuntimeError, match=r"sample_categorical: row_of must be in \[0, 3\), got 3"):
+            sample_categorical(probs, torch.tensor([0, 1, 3]), None, [3], 3)
+        with pytest.raises(RuntimeError, match=r"sample_categorical: order must be in \[0, 3\), got -1"):
+            sample_categorical(probs, None, torch.tensor([0, 1, -1]), [3], 3)
+        with pytest.raises(RuntimeError, match=r"sample_categorical: probs must have at least one action"):
+            sample_categorical(probs[:, :0], None, None, [3], 3)
+
+    def test_opcheck(self) -> None:
+        arguments = (torch.rand(3, 4), None, None, [3], 3)
+        torch.library.opcheck(
+            torch.ops.routing_ext.sample_categorical.default,
+            arguments,
+            test_utils=("test_schema", "test_autograd_registration"),
+        )
+
+
+def plain_states(preferences: list[Tensor], values: list[Tensor], eps: float | None = None) -> tuple[Tensor, Tensor]:
+    preference = torch.cat(preferences)
+    shifted = preference - preference.min(1, keepdim=True)[0] + 1e-6
+    probs = shifted / shifted.sum(1, keepdim=True)
+    eps = torch.finfo(probs.dtype).eps if eps is None else eps
+    return torch.stack((probs.clamp(eps, 1 - eps).log(), torch.cat(values)), 2), probs
+
+
+class TestPreferenceStates:
+    @each_dtype
+    @pytest.mark.parametrize("k", [1, 2, 5, 20])
+    def test_is_the_definition(self, k: int, dtype: torch.dtype) -> None:
+        torch.manual_seed(0)
+        parts = [torch.rand(n, k, dtype=dtype, requires_grad=True) for n in (1, 3, 1) * 2]
+        states, probs = preference_states(parts[:3], parts[3:])
+        expected, expected_probs = plain_states(parts[:3], parts[3:])
+        assert torch.equal(probs, expected_probs)
+        assert not probs.requires_grad
+        assert_close(states, expected)
+        # In float32 the definition loses half of the digits, where a large gradient is added and taken away again.
+        grad, exact = torch.rand_like(states), [t.detach().double().requires_grad_() for t in parts]
+        expected, _ = plain_states(exact[:3], exact[3:], torch.finfo(dtype).eps)
+        found = torch.autograd.grad(states, parts, grad)
+        of_exact = [g.to(dtype) for g in torch.autograd.grad(expected, exact, grad.double())]
+        assert_close(list(found), of_exact, rtol=1e-3, atol=1e-5)
+
+    def test_gradients(self) -> None:
+        torch.manual_seed(0)
+        parts = [torch.rand(1, 4, dtype=torch.float64, requires_grad=True) for _ in range(6)]
+        assert torch.autograd.gradcheck(lambda *p: preference_states(p[:3], p[3:])[0], parts)
+        assert torch.autograd.gradgradcheck(lambda *p: preference_states(p[:3], p[3:])[0], parts)
+
+    def test_ties_give_the_gradient_to_the_first(self) -> None:
+        part, value = torch.full((1, 3), 0.5, dtype=torch.float64, requires_grad=True), torch.zeros(1, 3, dtype=torch.float64)
+        states, _ = preference_states([part], [value])
+        (own,) = torch.autograd.grad(states[0, 2, 0], part)
+        (expected,) = torch.autograd.grad(plain_states([part], [value])[0][0, 2, 0], part)
+        assert_close(own, expected)
+
+
+class TestTaken:
+    @each_dtype
+    @pytest.mark.parametrize("shared", [False, True])
+    @pytest.mark.parametrize("channels", [None, 1, 3])
+    def test_is_the_definition(self, channels: int | None, shared: bool, dtype: torch.dtype) -> None:
+        torch.manual_seed(0)
+        shapes = [(4, 5), (6, 2)]
+        rows = [torch.rand(*s, *([channels] if channels else []), dtype=dtype, requires_grad=True) for s in shapes]
+        row_of = [torch.randint(n, (9,)) if shared else torch.arange(n) for n, _ in shapes]
+        actions = [torch.randint(k, r.shape) for (_, k), r in zip(shapes, row_of, strict=True)]
+        own = taken(rows, row_of if shared else [], actions)
+        whole = [t if channels else t.unsqueeze(2) for t in rows]
+        expected = torch.cat([t[r, a] for t, r, a in zip(whole, row_of, actions, strict=True)]).unbind(1)
+        assert_close(own, list(expected), rtol=0, atol=0)
+        grads = [torch.rand_like(t) for t in own]
+        assert_close(torch.autograd.grad(own, rows, grads), torch.autograd.grad(expected, rows, grads))
+
+    @pytest.mark.parametrize("row_of", [[], [torch.tensor([2, 0, 2])]])
+    def test_gradients(self, row_of: list[Tensor]) -> None:
+        rows, actions = torch.rand(3, 4, 2, dtype=torch.float64, requires_grad=True), torch.tensor([3, 0, 3])
+        assert torch.autograd.gradcheck(lambda r: tuple(taken([r], row_of, [actions])), rows)
+        assert torch.autograd.gradgradcheck(lambda r: tuple(taken([r], row_of, [actions])), rows)
+
+    def test_part_of_the_channels_has_a_gradient(self) -> None:
+        rows = torch.rand(3, 4, 2, requires_grad=True)
+        taken([rows], [], [torch.tensor([3, 0, 3])])[1].sum().backward()
+        assert rows.grad is not None
+        assert rows.grad[:, :, 0].abs().sum() == 0
+        assert rows.grad[:, :, 1].sum() == 3
+
+    def test_strided_actions(self) -> None:
+        rows, actions = torch.rand(3, 4), torch.tensor([[1, 0], [2, 0], [3, 0]])[:, 0]
+        assert_close(taken([rows], [], [actions])[0], rows[torch.arange(3), actions])
+
+    def test_wrong_arguments(self) -> None:
+        rows, actions = torch.rand(3, 4), torch.tensor([0, 1, 2])
+        with pytest.raises(RuntimeError, match=r"taken: actions must be in \[0, 4\), got 4"):
+            taken([rows], [], [actions + 2])
+        with pytest.raises(RuntimeError, match=r"taken: row_of must be in \[0, 3\), got 3"):
+            taken([rows], [actions + 1], [actions])
+        with pytest.raises(RuntimeError, match=r"taken: actions must have 1 tensor\(s\) like rows, got 2"):
+            taken([rows], [], [actions, actions])
+        with pytest.raises(RuntimeError, match=r"taken: row_of must have one row for each of 3 actions"):
+            taken([rows], [actions[:2]], [actions])
+        with pytest.raises(RuntimeError, match=r"taken: rows must be alike in dtype and channels"):
+            taken([rows, rows.double()], [], [actions, actions])
+        with pytest.raises(RuntimeError, match=r"taken: rows must have at least one tensor"):
+            taken([], [], [])
+
+
+class TestWplLosses:
+    @each_dtype
+    def test_is_the_definition(self, dtype: torch.dtype) -> None:
+        torch.manual_seed(0)
+        policy, value = (torch.randn(33, dtype=dtype, requires_grad=True) for _ in range(2))
+        returned = torch.randn(33, dtype=dtype)
+        gradient = returned - value
+        projected = torch.where(gradient < 0, 1 + gradient, 2 - gradient)
+        expected = (policy - (policy * projected).detach()) ** 2 + (value - returned) ** 2
+        losses = wpl_losses(policy, value, returned)
+        assert_close(losses, expected)
+        grad = torch.rand_like(losses)
+        mine, theirs = (torch.autograd.grad(t, (policy, value), grad, create_graph=True) for t in (losses, expected))
+        assert_close(mine, theirs)
+        for own, other in zip(mine, theirs, strict=True):
+            assert_close(
+                torch.autograd.grad(own.sum(), (policy, value), retain_graph=True, materialize_grads=True),
+                torch.autograd.grad(other.sum(), (policy, value), retain_graph=True, materialize_grads=True),
+            )
+
+    def test_wrong_arguments(self) -> None:
+        with pytest.raises(RuntimeError, match=r"wpl_losses: value and cum_return must be like policy"):
+            wpl_losses(torch.ones(3), torch.ones(2), torch.ones(3))
+        with pytest.raises(RuntimeError, match=r"wpl_losses: policy must have 1 dimension"):
+            wpl_losses(torch.ones(3, 1), torch.ones(3, 1), torch.ones(3, 1))
+
+
+class TestCollaborationRewards:
+    def test_is_the_definition(self) -> None:
+        history, actions = torch.tensor([0, 2, 2, 1, 2]), torch.tensor([2, 2, 0, 3])
+        frequencies, rewards = collaboration_rewards(history, actions, 4, 0.3)
+        expected = torch.bincount(history, minlength=4) / 5 * 0.3
+        assert torch.equal(frequencies, expected)
+        assert torch.equal(rewards, expected[actions] * 0.3)
+
+    def test_wrong_arguments(self) -> None:
+        history = torch.tensor([0, 2])
+        with pytest.raises(RuntimeError, match=r"collaboration_rewards: history must be in \[0, 2\), got 2"):
+            collaboration_rewards(history, history, 2, 0.3)
+        with pytest.raises(RuntimeError, match=r"collaboration_rewards: actions must be in \[0, 3\), got 3"):
+            collaboration_rewards(history, history + 1, 3, 0.3)
+
+
+class TestDiscountedReturns:
+    @each_dtype
+    @pytest.mark.parametrize("normalise", [False, True])
+    @pytest.mark.parametrize("steps", [1, 3])
+    def test_is_the_definition(self, steps: int, normalise: bool, dtype: torch.dtype) -> None:
+        torch.manual_seed(0)
+        given, final = torch.randn(steps, 7, dtype=dtype), torch.randn(7, dtype=dtype)
+        rewards, returns = discounted_returns(given.unbind(), final, normalise, 0.5)
+        expected = given / steps * (final.abs() if normalise else 1)
+        expected[-1] += final
+        assert torch.equal(rewards, expected)
+        for j in reversed(range(steps - 1)):
+            expected[j] += 0.5 * expected[j + 1]
+        assert_close(returns, expected)
+
+    def test_wrong_arguments(self) -> None:
+        with pytest.raises(RuntimeError, match=r"discounted_returns: rewards must be like final_reward"):
+            discounted_returns([torch.ones(3)], torch.ones(2), True, 1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64])
+def test_handles(dtype: torch.dtype) -> None:
+    assert handles([torch.ones(2, dtype=dtype)]) == (dtype in (torch.float32, torch.float64))
+    assert not handles([torch.ones(2), torch.ones(2, dtype=torch.float64)])
+    assert not handles([torch.ones(2, device="meta")])

@@ -17,8 +17,8 @@ class SequenceState:
     """Tensors by the names of the fields of :class:`DncState`, shared by a circuit and its parts.
 
     While a circuit takes its steps, the state is in its run. Who looks at it makes tensors of it, from which the circuit goes
-    on: as everywhere in autograd, hooks on them run, and what is done to them is done to the sequence. A field without a tensor
-    has its initial value, whatever the batch turns out to be. Copies and pickles have the numbers without their history.
+    on: as everywhere in autograd, hooks on them run, and what is done to them is done to the sequence. A field without a
+    tensor has its initial value, whatever the batch turns out to be. Copies and pickles have the numbers, no history.
     """
 
     def __init__(self) -> None:

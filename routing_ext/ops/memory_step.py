@@ -1,7 +1,7 @@
 """Memory networks step by step, as fast as a whole sequence: nothing of the state is copied from step to step.
 
-All steps of a run work on one tape. What autograd sees of the state is a *token*, a tensor without content that each step takes
-and returns: it orders the backward passes of the steps, which hand the gradient of the state on in place.
+All steps of a run work on one tape. What autograd sees of the state is a *token*, a tensor without content that each step
+takes and returns: it orders the backward passes of the steps, which hand the gradient of the state on in place.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class PackedWeights:
                 if w._version != version:
                     raise RuntimeError(
                         f"one of the variables needed for gradient computation has been modified by an inplace operation: "
-                        f"parameter {i} of the network, {list(w.shape)}, is at version {w._version}; expected version {version}"
+                        f"parameter {i} of the network, {list(w.shape)}, is at version {w._version}, expected {version}"
                     )
             self._backward = _op.memory_pack(self._of[0], self._inputs, self.weights, self._of[1], True)
         return self._backward
@@ -194,7 +194,7 @@ class _Tape:
         )  # fmt: skip
         return y
 
-    # ---- backward ------------------------------------------------------------------------------------------------------------
+    # ---- backward -----------------------------------------------------------------------------------------------------------
 
     def _pass(self) -> _Pass:
         task: int = torch._C._current_graph_task_id()

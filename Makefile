@@ -75,7 +75,7 @@ sanitize: build  ## the operator tests under AddressSanitizer and UBSan
 	ROUTING_EXT_SANITIZE=1 ROUTING_EXT_CUDA=0 $(PY) setup.py --quiet build --build-lib build/sanitized
 	@# Not from the root: there, routing_ext would be the one without sanitizers.
 	cd build/sanitized && $(SANITIZED) $(PY) -c 'import routing_ext; assert routing_ext.build_info()["sanitize"]'
-	cd build/sanitized && $(SANITIZED) $(PYTEST) -k 'not compile' ../../tests/ops
+	cd build/sanitized && $(SANITIZED) $(PYTEST) -k 'not compile and not gradcheck and not opcheck' ../../tests/ops
 	cd build/sanitized && ROUTING_EXT_ISA=baseline $(SANITIZED) $(PYTEST) -k 'not compile' ../../tests/ops/test_grouped_linear.py
 	$(PYTEST) --sanitize -k sanitized tests/emulated
 

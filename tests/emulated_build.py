@@ -17,6 +17,7 @@ import os
 import pathlib
 import shlex
 import subprocess
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -71,10 +72,15 @@ def _run(command: list[str]) -> None:
         print(done.stderr)
 
 
+def _partial(target: pathlib.Path) -> pathlib.Path:
+    """What is renamed when complete: a build that is cut off, or runs twice, also in two threads, leaves no broken file."""
+    return target.with_suffix(f".{os.getpid()}-{threading.get_ident()}{target.suffix}")
+
+
 def _compile(source: pathlib.Path, flags: Sequence[str], folder: pathlib.Path) -> pathlib.Path:
     target, depfile = folder / f"{source.name}.o", folder / f"{source.name}.d"
     if not _is_fresh(target, depfile):
-        partial = target.with_suffix(f".{os.getpid()}.o")  # a build that is cut off, or runs twice, leaves no broken object
+        partial = _partial(target)
         _run([_compiler(), *flags, "-MMD", "-MF", str(depfile), "-x", "c++", "-c", str(source), "-o", str(partial)])
         partial.rename(target)
     return target
@@ -87,7 +93,7 @@ def _compile_all(sources: Sequence[pathlib.Path], flags: Sequence[str], folder: 
 
 def _link(objects: Sequence[pathlib.Path], target: pathlib.Path, flags: Sequence[str]) -> pathlib.Path:
     if not target.exists() or target.stat().st_mtime_ns < max(o.stat().st_mtime_ns for o in objects):
-        partial = target.with_suffix(f".{os.getpid()}{target.suffix}")
+        partial = _partial(target)
         _run([_compiler(), *map(str, objects), *flags, "-o", str(partial)])
         partial.rename(target)
     return target

@@ -4,6 +4,7 @@
 #include "../controller.h"
 #include "../skinny.h"
 #include "dnc.h"
+#include "layout.h"
 #include "ntm.h"
 
 namespace routing_ext::cpu {
@@ -312,22 +313,6 @@ void weight_gradients(const CellShape& s, const CellWeightGradients<C>& g, int64
 }
 
 // ---- the caller's layout ---------------------------------------------------------------------------------------------------
-
-// to [count,padded] = from [count,width], or `otherwise` if there is none; zeros behind each row.
-template <class C>
-inline void import_rows(const C* from, int64_t count, int64_t width, int64_t padded, C otherwise, C* to) {
-  for (int64_t i = 0; i < count; ++i, to += padded) {
-    for (int64_t j = 0; j < width; ++j) to[j] = from ? from[i * width + j] : otherwise;
-    clear_padding(to, width, padded);
-  }
-}
-template <class C>
-inline void export_rows(const C* from, int64_t count, int64_t width, int64_t padded, C* to) {
-  if (to == nullptr) return;
-  for (int64_t i = 0; i < count; ++i, from += padded) {
-    for (int64_t j = 0; j < width; ++j) to[i * width + j] = from[j];
-  }
-}
 
 inline constexpr double kInitialMemory = 1e-6;  // and read vectors
 

@@ -347,16 +347,14 @@ void import_state(const CellShape& s, const CellState<const C>& given, Span samp
 
     C *const memory = rows + at.memory, *const norms = small + at.access.norms;
     if (given.memory) {
-      const C* const from = given.memory + b * locations * a.word;
-      transpose_rows([&](int64_t r) { return from + r * a.word; }, locations, a.word, false, memory, n);
-      for (int64_t w = 0; w < a.word; ++w) clear_padding(memory + w * n, locations, n);
+      import_memory(given.memory + b * locations * a.word, locations, a.word, n, memory);
     } else {
       import_rows(given.memory, a.word, locations, n, initial, memory);
     }
-    for (int64_t i = 0; i < n; i += kLanes<C>) {
-      Vec<C> squares = {};
-      for (int64_t w = 0; w < a.word; ++w) squares += load(memory + w * n + i) * load(memory + w * n + i);
-      store(norms + i, is_gradient ? Vec<C>{} : squares);
+    if (is_gradient) {
+      fill(norms, n, C(0));
+    } else {
+      memory_norms<C>(memory, a.word, n, norms);
     }
   }
 }
@@ -378,11 +376,7 @@ void export_state(const CellShape& s, const C* rows, int64_t stride, const CellS
     give(small + at.access.precedence, a.writes, locations, n, wanted.precedence);
     give(small + at.access.write_weights, a.writes, locations, n, wanted.write_weights);
     give(small + at.access.read_weights, a.reads, locations, n, wanted.read_weights);
-    if (wanted.memory) {
-      const C* const memory = rows + at.memory;
-      transpose_rows([&](int64_t w) { return memory + w * n; }, a.word, locations, false,
-                     wanted.memory + b * locations * a.word, a.word);
-    }
+    if (wanted.memory) export_memory(rows + at.memory, locations, a.word, n, wanted.memory + b * locations * a.word);
   }
 }
 

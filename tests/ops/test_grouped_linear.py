@@ -897,7 +897,7 @@ def test_weight_of_one_dimension(device: str) -> None:
 def test_large_results_are_recycled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
     plan = dispatch_plan(torch.zeros(1024, dtype=torch.int64), 1)
-    x, weight = torch.randn(1024, 64), torch.randn(128, 64)
+    x, weight = torch.randn(1024, 64, dtype=torch.float64), torch.randn(128, 64, dtype=torch.float64)
     y = grouped_linear(x, [weight], None, plan)
     address, expected = y.data_ptr(), x @ weight.T
     del y

@@ -99,6 +99,9 @@ IMPORTS: dict[str, set[str]] = {
     "memory": {"_states", "ops"},
     "tasks": {"routing"},
     "compat": {"memory", "routing"},
+    "training": {"_extension", "_version", "memory", "routing", "tasks"},
+    "cli": {"_extension", "_version", "memory", "reference", "routing", "tasks", "training"},
+    "__main__": {"cli"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

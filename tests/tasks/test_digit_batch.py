@@ -35,7 +35,7 @@ def questions(dtype: torch.dtype = torch.float64) -> tuple[DigitBatch, Tensor]:
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(1000, (3, 2, 3), generator=generator)
     mask = torch.tensor([[0, 0], [1, 0], [1, 1]]).unsqueeze(-1).to(dtype)
-    batch = DigitBatch(torch.zeros(3, 2, 5, dtype=dtype), encode_triples(labels, dtype) * mask, mask)
+    batch = DigitBatch(torch.zeros(3, 2, 5, dtype=dtype), encode_triples(labels, dtype), mask)
     return batch, 3 * torch.randn(3, 2, 90, dtype=dtype, generator=generator)
 
 

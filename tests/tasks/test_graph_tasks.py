@@ -153,6 +153,23 @@ def test_lengths_are_equally_likely() -> None:
     assert all(150 <= count <= 250 for count in counts.values())
 
 
+def test_triples_and_walks_are_in_random_order() -> None:
+    """In graphs of three nodes with all six edges. Who always took the nearest node would soon go to and fro."""
+    batch = GraphTraversal(3, 3, 2, 2, 5, 5).batch(600, torch.Generator().manual_seed(0))
+    places, visited, grouped = Counter[int](), Counter[int](), 0
+    for b in range(600):
+        description, _, _, _, answer = read(batch, b, planning=False)
+        assert len(description) == 6
+        places[description.index(answer[0])] += 1
+        sources = [source for source, _, _ in description]
+        grouped += sources[::2] == sources[1::2]
+        visited[len({node for _, _, node in answer[1:-1]})] += 1
+    assert set(places) == set(range(6))
+    assert all(70 < count < 130 for count in places.values())
+    assert grouped < 80, "40 are expected"
+    assert visited[3] > 300
+
+
 def test_edges_lead_to_the_nearest_points() -> None:
     """The points are the second numbers that are drawn."""
     num_nodes = torch.tensor([3, 2, 30])
@@ -181,6 +198,8 @@ def test_degrees_and_labels_are_equally_likely() -> None:
         assert labels.min() >= 0
         assert labels.max() <= 999
     assert all(len(set(labels)) == 20 for labels in graphs.node_labels.tolist())
+    shared = (graphs.edge_labels[:, 0, :1] == graphs.node_labels).any(1)
+    assert shared.sum() < 30, "labels of edges have nothing to do with those of nodes"
 
 
 def test_a_question_by_hand() -> None:

@@ -71,6 +71,12 @@ def test_priority_sort_by_hand() -> None:
     assert batch.mask.view(-1).tolist() == [0, 0, 0, 0, 0, 1, 1, 1]
 
 
+def test_equal_priorities_keep_their_order() -> None:
+    words = torch.arange(200.0).view(200, 1, 1)
+    batch = priority_sort_batch(words, torch.tensor([0.5, -0.5]).repeat(100).unsqueeze(1), 200)
+    assert batch.target[201:].flatten().tolist() == [*range(0, 200, 2), *range(1, 200, 2)]
+
+
 @pytest.mark.parametrize("task", [PrioritySort(), PrioritySort(3, 1, 1), PrioritySort(5, 7, 7)])
 def test_sorted_are_the_words_of_the_highest_priorities(task: PrioritySort) -> None:
     batch = task.batch(50, torch.Generator().manual_seed(0))

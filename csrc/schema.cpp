@@ -143,6 +143,10 @@ TORCH_LIBRARY(routing_ext, m) {
       "memory_sequence_backward(str model, float[] options, Tensor? grad_y, Tensor?[] grad_state, Tensor x, Tensor? link, "
       "Tensor[] weights, Tensor[] tape, SymInt num_locations, float clip_value, SymInt link_every, bool[3] output_mask) -> "
       "(Tensor grad_x, Tensor[] grad_weights, Tensor[] grad_initial_state)");
+  // With a gradient, once: what the two above compute.
+  m.def(
+      "memory_sequence_node(str model, float[] options, Tensor x, Tensor[] state, Tensor[] weights, SymInt num_locations, "
+      "float clip_value, SymInt link_every) -> (Tensor y, Tensor[] final_state)");
   // The length of a row of the tape, for T + 1 states of B samples. sizes: I, H, O, N, W, V, R, S.
   m.def("memory_row_size(str model, float[] options, int[] sizes, ScalarType dtype) -> int");
 

@@ -25,86 +25,122 @@ namespace {
 using at::Tensor, at::TensorList;
 using torch::autograd::AutogradContext, torch::autograd::variable_list;
 
+// Room for a tensor like each of these, contiguous, all in one block of memory.
+variable_list in_one_block(TensorList like) {
+  int64_t size = 0;
+  for (const Tensor& t : like) size += t.numel();
+  const Tensor block = at::empty({size}, like[0].options());
+  variable_list all;
+  all.reserve(like.size());
+  int64_t begin = 0;
+  for (const Tensor& t : like) {
+    Tensor& part = all.emplace_back(
+        at::detail::make_tensor<c10::TensorImpl>(c10::Storage(block.storage()), block.key_set(), block.dtype()));
+    part.unsafeGetTensorImpl()->set_storage_offset(begin);
+    part.unsafeGetTensorImpl()->set_sizes_contiguous(t.sizes());
+    begin += t.numel();
+  }
+  return all;
+}
+
 // ---- preference_states -----------------------------------------------------------------------------------------------------
 
-// Preferences less the least of their row, and probabilities in proportion to these.
-struct Preferences {
-  Tensor shifted, least, total, probs;  // [n,K], int64 [n,1], [n,1], [n,K]
+constexpr double kLeastPreference = 1e-6;
 
-  explicit Preferences(const Tensor& preference) {
-    Tensor lowest;
-    std::tie(lowest, least) = preference.min(1, /*keepdim=*/true);
-    shifted = preference.sub(lowest).add(1e-6);
-    total = shifted.sum(1, /*keepdim=*/true);
-    probs = shifted.div(total);
+// A row of preferences, all of them less the least, and probabilities in proportion to these.
+template <class T>
+struct Preferences {
+  const T* row;  // [K]
+  int64_t selections, least = 0;
+  T total;
+
+  Preferences(const T* row_, int64_t selections_) : row(row_), selections(selections_) {
+    for (int64_t k = 1; k < selections; ++k) least = row[k] < row[least] ? k : least;
+    double sum = 0;
+    for (int64_t k = 0; k < selections; ++k) sum += shifted(k);
+    total = static_cast<T>(sum);
   }
+  T shifted(int64_t k) const { return row[k] - row[least] + static_cast<T>(kLeastPreference); }
+  T prob(int64_t k) const { return shifted(k) / total; }
 };
+
+// f(preferences, the values [K] of the same row, i, its row in part i), row after row.
+template <class T, class F>
+void for_each_row(TensorList parts, const F& f) {
+  const size_t count = parts.size() / 2;
+  for (size_t i = 0; i < count; ++i) {
+    const T *const preference = parts[i].const_data_ptr<T>(), *const value = parts[i + count].const_data_ptr<T>();
+    const int64_t selections = parts[i].size(1);
+    for (int64_t row = 0; row < parts[i].size(0); ++row) {
+      f(Preferences<T>(preference + row * selections, selections), value + row * selections, i, row);
+    }
+  }
+}
 
 class PreferenceStates : public torch::autograd::Function<PreferenceStates> {
  public:
   static variable_list forward(AutogradContext* ctx, TensorList preferences, TensorList values) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    const Preferences p(at::cat(preferences));
-    const Tensor logits = p.probs.clone(), value = at::cat(values),
-                 states = at::empty({value.size(0), value.size(1), 2}, value.options());
-    AT_DISPATCH_FLOATING_TYPES(p.probs.scalar_type(), "preference_states", [&] {
-      const scalar_t eps = std::numeric_limits<scalar_t>::epsilon();
-      scalar_t* const logit = logits.mutable_data_ptr<scalar_t>();
-      for (int64_t i = 0; i < logits.numel(); ++i) logit[i] = std::clamp(logit[i], eps, 1 - eps);
+    variable_list parts(preferences.begin(), preferences.end());
+    parts.insert(parts.end(), values.begin(), values.end());
+    int64_t rows = 0;
+    for (const Tensor& t : preferences) rows += t.size(0);
+    const int64_t selections = parts[0].size(1);
+    const Tensor probs = at::empty({rows, selections}, parts[0].options()), logits = at::empty_like(probs);
+    const Tensor states = at::empty({rows, selections, 2}, probs.options());
+    AT_DISPATCH_FLOATING_TYPES(probs.scalar_type(), "preference_states", [&] {
+      constexpr scalar_t eps = std::numeric_limits<scalar_t>::epsilon();
+      scalar_t *prob = probs.mutable_data_ptr<scalar_t>(), *logit = logits.mutable_data_ptr<scalar_t>();
+      scalar_t* state = states.mutable_data_ptr<scalar_t>();
+      for_each_row<scalar_t>(parts, [&](const auto& preferences, const scalar_t* value, size_t, int64_t) {
+        for (int64_t k = 0; k < selections; ++k, state += 2) {
+          *prob++ = preferences.prob(k);
+          *logit++ = std::clamp(prob[-1], eps, 1 - eps);
+          state[1] = value[k];
+        }
+      });
       logits.log_();
-      const scalar_t* const v = value.const_data_ptr<scalar_t>();
-      scalar_t* const state = states.mutable_data_ptr<scalar_t>();
-      for (int64_t i = 0; i < logits.numel(); ++i) state[2 * i] = logit[i], state[2 * i + 1] = v[i];
+      logit = logits.mutable_data_ptr<scalar_t>(), state = states.mutable_data_ptr<scalar_t>();
+      for (int64_t i = 0; i < rows * selections; ++i) state[2 * i] = logit[i];
     });
-    variable_list saved{p.probs, p.total, p.least};
-    saved.insert(saved.end(), preferences.begin(), preferences.end());
-    saved.insert(saved.end(), values.begin(), values.end());
-    ctx->save_for_backward(std::move(saved));
-    ctx->mark_non_differentiable({p.probs});
-    return {states, p.probs};
+    ctx->save_for_backward(std::move(parts));
+    ctx->mark_non_differentiable({probs});
+    return {states, probs};
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const variable_list saved = ctx->get_saved_variables();
-    const TensorList parts = TensorList(saved).slice(3);
+    const variable_list parts = ctx->get_saved_variables();
     if (at::GradMode::is_enabled()) return differentiable_gradients(parts, grads[0]);
-    const Tensor &probs = saved[0], &total = saved[1], &least = saved[2], grad = grads[0].contiguous();  // [n,K,2]
-    variable_list found;
-    for (const Tensor& t : parts) found.push_back(at::empty(t.sizes(), t.options()));
-    AT_DISPATCH_FLOATING_TYPES(probs.scalar_type(), "preference_states", [&] {
-      const int64_t selections = probs.size(1);
-      const scalar_t *g = grad.const_data_ptr<scalar_t>(), *p = probs.const_data_ptr<scalar_t>();
-      const scalar_t* sum = total.const_data_ptr<scalar_t>();
-      const int64_t* lowest = least.const_data_ptr<int64_t>();
-      for (size_t i = 0; i < parts.size() / 2; ++i) {
-        scalar_t* of_preference = found[i].mutable_data_ptr<scalar_t>();
-        scalar_t* of_value = found[i + parts.size() / 2].mutable_data_ptr<scalar_t>();
-        for (int64_t row = 0; row < parts[i].size(0); ++row) {
-          gradient_of_row(g, p, *sum++, *lowest++, selections, of_preference, of_value);
-          g += 2 * selections, p += selections, of_preference += selections, of_value += selections;
-        }
-      }
+    const Tensor grad = grads[0].contiguous();  // [n,K,2]
+    variable_list found = in_one_block(parts);
+    AT_DISPATCH_FLOATING_TYPES(grad.scalar_type(), "preference_states", [&] {
+      const scalar_t* g = grad.const_data_ptr<scalar_t>();
+      for_each_row<scalar_t>(parts, [&](const auto& preferences, const scalar_t*, size_t i, int64_t row) {
+        const int64_t at = row * preferences.selections;
+        gradient_of_row(g, preferences, found[i].template mutable_data_ptr<scalar_t>() + at,
+                        found[i + found.size() / 2].template mutable_data_ptr<scalar_t>() + at);
+        g += 2 * preferences.selections;
+      });
     });
     return found;
   }
 
  private:
   template <class T>
-  static void gradient_of_row(const T* grad, const T* probs, T total, int64_t least, int64_t selections, T* of_preference,
-                              T* of_value) {
+  static void gradient_of_row(const T* grad, const Preferences<T>& preferences, T* of_preference, T* of_value) {
     constexpr T eps = std::numeric_limits<T>::epsilon();
     T mean = 0, sum = 0;
-    for (int64_t k = 0; k < selections; ++k) {
-      const bool inside = probs[k] >= eps && probs[k] <= 1 - eps;
-      of_preference[k] = inside ? grad[2 * k] / probs[k] : 0;
+    for (int64_t k = 0; k < preferences.selections; ++k) {
+      const T prob = preferences.prob(k);
+      of_preference[k] = prob >= eps && prob <= 1 - eps ? grad[2 * k] / prob : 0;
       of_value[k] = grad[2 * k + 1];
-      mean += of_preference[k] * probs[k];
+      mean += of_preference[k] * prob;
     }
-    for (int64_t k = 0; k < selections; ++k) {
-      of_preference[k] = (of_preference[k] - mean) / total;
-      if (k != least) sum += of_preference[k];
+    for (int64_t k = 0; k < preferences.selections; ++k) {
+      of_preference[k] = (of_preference[k] - mean) / preferences.total;
+      if (k != preferences.least) sum += of_preference[k];
     }
-    of_preference[least] = -sum;
+    of_preference[preferences.least] = -sum;
   }
 
   // The same by operators that have gradients themselves.
@@ -112,13 +148,15 @@ class PreferenceStates : public torch::autograd::Function<PreferenceStates> {
     const size_t count = parts.size() / 2;
     std::vector<int64_t> sizes;
     for (size_t i = 0; i < count; ++i) sizes.push_back(parts[i].size(0));
-    const Preferences p(at::cat(parts.slice(0, count)));
+    const Tensor preference = at::cat(parts.slice(0, count));
+    const auto [lowest, least] = preference.min(1, /*keepdim=*/true);
+    const Tensor shifted = preference.sub(lowest).add(kLeastPreference), total = shifted.sum(1, true), probs = shifted.div(total);
     const double eps =
-        p.probs.scalar_type() == at::kDouble ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon();
-    const Tensor inside = p.probs.ge(eps).logical_and(p.probs.le(1 - eps));
-    const Tensor of_probs = at::where(inside, grad.select(2, 0).div(p.probs), 0);
-    const Tensor of_shifted = of_probs.sub(of_probs.mul(p.probs).sum(1, true)).div(p.total);
-    variable_list all = of_shifted.scatter_add(1, p.least, of_shifted.sum(1, true).neg()).split_with_sizes(sizes);
+        probs.scalar_type() == at::kDouble ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon();
+    const Tensor inside = probs.ge(eps).logical_and(probs.le(1 - eps));
+    const Tensor of_probs = at::where(inside, grad.select(2, 0).div(probs), 0);
+    const Tensor of_shifted = of_probs.sub(of_probs.mul(probs).sum(1, true)).div(total);
+    variable_list all = of_shifted.scatter_add(1, least, of_shifted.sum(1, true).neg()).split_with_sizes(sizes);
     const variable_list of_values = grad.select(2, 1).split_with_sizes(sizes);
     all.insert(all.end(), of_values.begin(), of_values.end());
     return all;
@@ -126,7 +164,24 @@ class PreferenceStates : public torch::autograd::Function<PreferenceStates> {
 };
 
 std::tuple<Tensor, Tensor> preference_states(TensorList preferences, TensorList values) {
-  const variable_list found = PreferenceStates::apply(preferences, values);
+  constexpr const char* kOp = "preference_states";
+  CHECK_ARG(kOp, "preferences", !preferences.empty(), "must have at least one tensor, got none");
+  CHECK_ARG(kOp, "values", values.size() == preferences.size(), "must have ", preferences.size(),
+            " tensor(s) like preferences, got ", values.size());
+  variable_list given;
+  for (const TensorList list : {preferences, values}) {
+    for (size_t i = 0; i < list.size(); ++i) {
+      const Tensor &t = list[i], &like = preferences[i];
+      CHECK_ARG(kOp, "preferences and values",
+                t.dim() == 2 && t.sizes() == like.sizes() && t.size(1) == preferences[0].size(1) && t.size(1) > 0 &&
+                    t.scalar_type() == preferences[0].scalar_type(),
+                "must be alike [n,K] each, K at least 1, got ", t.scalar_type(), " ", t.sizes(), " beside ",
+                preferences[0].scalar_type(), " ", like.sizes());
+      given.push_back(t.contiguous());
+    }
+  }
+  const size_t count = preferences.size();
+  const variable_list found = PreferenceStates::apply(TensorList(given).slice(0, count), TensorList(given).slice(count));
   return {found[0], found[1]};
 }
 

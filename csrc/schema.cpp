@@ -47,19 +47,22 @@ TORCH_LIBRARY(routing_ext, m) {
   m.def(
       "collaboration_rewards(Tensor history, Tensor actions, int num_actions, float ratio) -> (Tensor frequencies, "
       "Tensor rewards)");
-  // rewards [B] of each of S steps that all samples made, final_reward [B] -> rewards [S,B], divided by S, if `normalise`
-  // multiplied by the size of the final one, which is added to the last; returns [S,B].
+  // rewards [B] of each of S steps that all samples made, final_reward [B] -> rewards [B] of each, divided by S, if `normalise`
+  // multiplied by the size of the final one, which is added to the last; returns [B] of each.
   m.def(
-      "discounted_returns(Tensor[] rewards, Tensor final_reward, bool normalise, float discounting) -> (Tensor rewards, "
-      "Tensor returns)");
+      "discounted_returns(Tensor[] rewards, Tensor final_reward, bool normalise, float discounting) -> (Tensor[] rewards, "
+      "Tensor[] returns)");
+  // actions [n] behind those that are known, [.]; of all, the last `kept`.
+  m.def("latest_actions(Tensor? known, Tensor actions, int kept) -> Tensor");
   // With gradients of any order. preferences, values: tables [.,K] -> states [n,K,2], logarithms of probabilities that are
   // in proportion to preferences, and values; probs [n,K], without a gradient.
   m.def("preference_states(Tensor[] preferences, Tensor[] values) -> (Tensor states, Tensor probs)");
   // rows [.,K,C] or [.,K] each; row_of int64 [.], the row of each decision, empty: in order; actions int64 [.] -> C tensors
   // [N]: each channel of the decisions' rows at their actions.
   m.def("taken(Tensor[] rows, Tensor[] row_of, Tensor[] actions) -> Tensor[]");
-  // policy, value, cum_return [N] -> losses [N] of the weighted policy learner.
-  m.def("wpl_losses(Tensor policy, Tensor value, Tensor cum_return) -> Tensor");
+  // The losses [N] of the weighted policy learner: of decisions like those of `taken`, the first two channels as
+  // preference_states gives them, and their returns [.].
+  m.def("wpl_losses(Tensor[] rows, Tensor[] row_of, Tensor[] actions, Tensor[] returns) -> Tensor");
 
   // What memory networks are made of, float32 or float64: N locations of W elements, H heads of any kind, V write heads, R
   // read heads, S shifts (odd). Each backward pass gives the gradients of the arguments in their order.

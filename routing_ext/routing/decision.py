@@ -101,14 +101,24 @@ class Experience:
         """``[N]``."""
         return self._joined(p.final_reward for p in self._parts)
 
+    def for_operators(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]] | None:
+        """``(rows, row_of, actions)``, step by step, of the decisions, as the operators take them; None if they do not."""
+        rows = [p.state.rows for p in self._parts]
+        shared = [p.state.row_of for p in self._parts if p.state.row_of is not None]
+        if len(shared) not in (0, len(rows)) or not handles(rows) or any(r.shape[2:] != rows[0].shape[2:] for r in rows):
+            return None
+        return rows, shared, [p.action for p in self._parts]
+
+    @property
+    def cum_returns(self) -> list[Tensor]:
+        """:attr:`cum_return`, step by step."""
+        return [p.cum_return for p in self._parts]
+
     @cached_property
     def _taken(self) -> Sequence[Tensor]:
-        rows = [p.state.rows for p in self._parts]
-        row_of = [p.state.row_of for p in self._parts]
-        shared = [r for r in row_of if r is not None]
-        alike = len(shared) in (0, len(rows)) and len({r.shape[2:] for r in rows}) == 1
-        if alike and handles(rows):
-            return taken(rows, shared, [p.action for p in self._parts])
+        arguments = self.for_operators()
+        if arguments is not None:
+            return taken(*arguments)
         return self._joined(p.state.taken(p.action) for p in self._parts).unbind(1)
 
     def taken(self, c: int) -> Tensor:

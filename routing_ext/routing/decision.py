@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from .._C import parameters_of
 from ..ops import dispatch_plan, gather_rows, scatter_rows
 from ..ops.policy_gradients import handles, taken
 from .apply_modules import apply_modules
@@ -270,9 +271,10 @@ class Agents:
 
     def _tables(self, storages: nn.ModuleList) -> list[Tensor] | None:
         """``[1, width]`` of each agent that has samples, if all of these have tables."""
-        of_agents, selected = list(storages._modules.values()), self._asked.selected
-        asked = [s for s in (of_agents[k] for k in selected) if type(s) is TabularPolicyStorage]
-        return [s._parameters["_approx"] for s in asked] if len(asked) == len(selected) else None  # type: ignore[misc]
+        of_agents = list(storages._modules.values())
+        asked = of_agents if len(self._asked.sizes) == len(of_agents) else [of_agents[k] for k in self._asked.selected]
+        found = parameters_of(asked, TabularPolicyStorage, ("_approx",), (nn.Parameter, Tensor))
+        return None if found is None else found[0]
 
 
 class Decision(nn.Module):

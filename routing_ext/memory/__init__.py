@@ -1,5 +1,6 @@
 """Networks with an external memory: the neural Turing machine and the differentiable neural computer."""
 
+from .._memory_options import DncOptions
 from .._states import DncState, NtmState
 from .accessors import Accessor, DynamicAccessor, StaticAccessor
 from .circuits import Circuit, DNCCircuit, NTMCircuit
@@ -12,6 +13,7 @@ __all__ = [
     "Circuit",
     "Controller",
     "DNCCircuit",
+    "DncOptions",
     "DncState",
     "DynamicAccessor",
     "DynamicHead",

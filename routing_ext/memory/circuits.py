@@ -12,7 +12,7 @@ from ..ops import dnc_sequence, ntm_sequence
 from ..ops.memory_step import MemoryRun, Network, PackedWeights
 from .accessors import Accessor, DynamicAccessor, StaticAccessor
 from .controllers import LSTMController
-from .options import read_options
+from .options import OF_DNC, dnc_options, read_options
 from .sequence_state import PartModule, SequenceState, StateTensor
 
 
@@ -33,7 +33,7 @@ class Circuit(PartModule, Generic[State]):
             args,
             options,
             ("input_dim", "output_dim", "hidden_dim", *of_memory),
-            {"batch_size": None, "clip_value": 20.0, "num_allowed_shifts": None, "usage": "reference", "dtype": None},
+            {"batch_size": None, "clip_value": 20.0, "num_allowed_shifts": None, "dtype": None, **OF_DNC},
         )
         self.batch_size: int | None = read["batch_size"]
         self.input_dim: int = read["input_dim"]
@@ -44,7 +44,8 @@ class Circuit(PartModule, Generic[State]):
         self.mem_hei: int = read["mem_hei"]
         self.mem_wid: int = read["mem_wid"]
         self.clip_value: float = read["clip_value"]
-        self.usage: str = read["usage"]
+        self.options = dnc_options(type(self).__name__, read)
+        self.usage: str = self.options.usage
         self.read_vec_dim = self.num_read_heads * self.mem_wid
         common = {name: read[name] for name in ("batch_size", "hidden_dim", "dtype")}
         self.controller = LSTMController(
@@ -53,7 +54,7 @@ class Circuit(PartModule, Generic[State]):
         self.accessor = self._Accessor(
             getattr(args, "accessor_params", None),
             **common,
-            **{name: read[name] for name in (*of_memory, "num_allowed_shifts", "usage")},
+            **{name: read[name] for name in (*of_memory, "num_allowed_shifts", *OF_DNC)},
         )
         self.hid_to_out = nn.Linear(self.hidden_dim + self.read_vec_dim, self.output_dim)
         self._sizes = self.accessor._sizes
@@ -66,7 +67,7 @@ class Circuit(PartModule, Generic[State]):
         self._cast(read["dtype"])
 
     def extra_repr(self) -> str:
-        return f"usage={self.usage!r}, clip_value={self.clip_value}"
+        return f"usage={self.usage!r}, allocation={self.options.allocation!r}, clip_value={self.clip_value}"
 
     @property
     def state(self) -> State:
@@ -156,7 +157,7 @@ class Circuit(PartModule, Generic[State]):
         """What :class:`MemoryRun` is told of this circuit."""
         shifts = self.accessor.write_heads.num_allowed_shifts if self._model == "ntm" else 0
         sizes = {**self._sizes, "B": batch, "I": self.input_dim, "O": self.output_dim, "S": shifts}
-        return Network(self._model, sizes, self.usage == "paper", self.clip_value)
+        return Network(self._model, self.options.numbers(), sizes, self.clip_value)
 
     def _sequence(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
         raise NotImplementedError
@@ -185,7 +186,7 @@ class DNCCircuit(Circuit[DncState]):
         mem_wid: W, elements of a location.
         batch_size: of the state that the attributes show before the first step. Sequences can have any batch.
         clip_value: hidden state and output, before its logistic function, are clipped to +-clip_value; 20 by default.
-        usage: ``"reference"`` or ``"paper"``, see :func:`routing_ext.reference.dnc_access`.
+        usage, allocation, temperature: see :class:`DncOptions`.
         dtype: a dtype, or a tensor type such as ``torch.DoubleTensor``.
     """
 
@@ -195,15 +196,15 @@ class DNCCircuit(Circuit[DncState]):
 
     def _sequence(self, x: Tensor, state: DncState | None) -> tuple[Tensor, DncState]:
         return dnc_sequence(
-            x, self._weights(), state, num_locations=self.mem_hei, usage=self.usage, clip_value=self.clip_value
+            x, self._weights(), state, num_locations=self.mem_hei, clip_value=self.clip_value, **self.options._asdict()
         )
 
 
 class NTMCircuit(Circuit[NtmState]):
     """A neural Turing machine (Graves et al., 2014); a drop-in for ``core.circuits.ntm_circuit.NTMCircuit``.
 
-    As :class:`DNCCircuit`, with the same arguments (`usage` has no meaning) and num_allowed_shifts (S), 3 by default. Its
-    state, an :class:`NtmState`, has no usage, link and precedence.
+    As :class:`DNCCircuit`, with the same arguments (`usage` and `allocation` have no meaning) and num_allowed_shifts (S), 3 by
+    default. Its state, an :class:`NtmState`, has no usage, link and precedence.
     """
 
     _State = NtmState

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._memory_options import DncOptions
 from .._states import SHAPES, DncState, NtmState, State
 from ._devices import check_devices
 
@@ -22,8 +23,8 @@ class _Options(NamedTuple):
     """The arguments of the raw operators that are no tensors."""
 
     model: str
+    numbers: list[float]  # of DncOptions
     num_locations: int
-    paper_usage: bool
     clip_value: float
     link_every: int
 
@@ -51,7 +52,7 @@ class MemorySequenceFunction(torch.autograd.Function):
         tape, weights = saved[: ctx.num_tape], saved[ctx.num_tape :]
         o: _Options = ctx.options
         grad_x, grad_weights, grad_initial = _backward_op(
-            o.model, grad_y, grad_state, x, link, weights, tape, o.num_locations, o.paper_usage, o.clip_value, o.link_every,
+            o.model, o.numbers, grad_y, grad_state, x, link, weights, tape, o.num_locations, o.clip_value, o.link_every,
             ctx.output_mask,
         )  # fmt: skip
         wants_x, wants_weights, wants_state = ctx.output_mask
@@ -68,7 +69,7 @@ def _forward(
     x: Tensor, options: _Options, state: Sequence[Tensor], weights: Sequence[Tensor], *, keep: bool
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     return _forward_op(  # type: ignore[no-any-return]
-        options.model, x, state, weights, options.num_locations, options.paper_usage, options.clip_value, options.link_every,
+        options.model, options.numbers, x, state, weights, options.num_locations, options.clip_value, options.link_every,
         keep,
     )  # fmt: skip
 
@@ -114,9 +115,9 @@ def dnc_sequence(
     state: DncState | None = None,
     *,
     num_locations: int | None = None,
-    usage: str = "reference",
     clip_value: float = 20.0,
     link_every: int | None = None,
+    **options: Any,
 ) -> tuple[Tensor, DncState]:
     """A differentiable neural computer over a sequence: ``(y [T,B,O], state after it)``.
 
@@ -130,27 +131,26 @@ def dnc_sequence(
             free gates (R) and modes (R*(2V+1)); of the output ``weight [O,H+R*W]`` and ``bias [O]``.
         state: before the first step; None: the initial one.
         num_locations: N; needed if there is no state.
-        usage: ``"reference"`` or ``"paper"``, see :func:`routing_ext.reference.dnc_access`.
         clip_value: the hidden state and the output, before its logistic function, are clipped to +-clip_value.
         link_every: of the links, the largest part of the state, one in so many is kept for the backward pass, which computes
             the others again. Default: about the root of T, or 1 where they take little memory.
+        options: of :class:`~routing_ext.memory.DncOptions`.
 
     Returns:
         y and the state after the last step. Differentiable, once, in x, the weights and the state. Under autocast computed in
         float32.
 
     Raises:
-        ValueError: an unknown usage, or no number of locations.
+        TypeError: an unknown option.
+        ValueError: an option has no such value, or no number of locations.
         RuntimeError: wrong shape, dtype or device.
     """
-    if usage not in ("reference", "paper"):
-        raise ValueError(f'dnc_sequence: usage must be "reference" or "paper", got {usage!r}')
+    numbers = DncOptions.read("dnc_sequence", options).numbers()
     locations = _num_locations("dnc_sequence", state, num_locations)
     if link_every is None:
         num_writes = weights[6].size(0) if len(weights) > 6 else 1
         link_every = _default_link_every(x.size(0), x.size(1) * num_writes * locations**2 * x.element_size())
-    options = _Options("dnc", locations, usage == "paper", clip_value, link_every)
-    return _sequence(x, weights, state, options, DncState)
+    return _sequence(x, weights, state, _Options("dnc", numbers, locations, clip_value, link_every), DncState)
 
 
 def ntm_sequence(
@@ -183,7 +183,7 @@ def ntm_sequence(
         ValueError: no number of locations.
         RuntimeError: wrong shape, dtype or device.
     """
-    options = _Options("ntm", _num_locations("ntm_sequence", state, num_locations), False, clip_value, 1)
+    options = _Options("ntm", [], _num_locations("ntm_sequence", state, num_locations), clip_value, 1)
     return _sequence(x, weights, state, options, NtmState)
 
 
@@ -208,11 +208,11 @@ def _empty_state(model: str, sizes: dict[str, int], like: Tensor) -> list[Tensor
 @torch.library.register_fake("routing_ext::memory_sequence")
 def _(
     model: str,
+    options: Sequence[float],
     x: Tensor,
     state: Sequence[Tensor],
     weights: Sequence[Tensor],
     num_locations: int,
-    paper_usage: bool,
     clip_value: float,
     link_every: int,
     keep: bool,
@@ -223,7 +223,7 @@ def _(
     tape = []
     if keep:
         steps, batch, n = sizes["T"], sizes["B"], sizes["N"]
-        row = torch.ops.routing_ext.memory_row_size(model, [int(sizes[k]) for k in "IHONWVRS"], x.dtype)
+        row = torch.ops.routing_ext.memory_row_size(model, options, [int(sizes[k]) for k in "IHONWVRS"], x.dtype)
         align = 64 // x.element_size()
         links = (steps - 1) // link_every if steps > 0 else 0
         link_batch = batch if model == "dnc" else 0
@@ -237,6 +237,7 @@ def _(
 @torch.library.register_fake("routing_ext::memory_sequence_backward")
 def _(
     model: str,
+    options: Sequence[float],
     grad_y: Tensor | None,
     grad_state: Sequence[Tensor | None],
     x: Tensor,
@@ -244,7 +245,6 @@ def _(
     weights: Sequence[Tensor],
     tape: Sequence[Tensor],
     num_locations: int,
-    paper_usage: bool,
     clip_value: float,
     link_every: int,
     output_mask: Sequence[bool],

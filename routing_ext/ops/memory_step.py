@@ -32,8 +32,8 @@ class Network(NamedTuple):
     """
 
     model: str  # "dnc" or "ntm"
+    options: list[float]  # numbers of DncOptions
     sizes: dict[str, int]
-    paper_usage: bool
     clip_value: float
 
     @property
@@ -55,13 +55,18 @@ class PackedWeights:
     def __init__(self, network: Network, weights: Sequence[Tensor]) -> None:
         self.weights = list(weights)
         self._ids = list(map(id, weights))
-        self._of = network.model, network.sizes["N"]
+        self._of = network
         self._versions = [w._version for w in weights]
         self._places = [w.data_ptr() for w in weights]
         self._inputs = weights[0].detach().new_empty((0, 0, network.sizes["I"]))
         with torch.no_grad():
-            self.forward: Tensor = _op.memory_pack(self._of[0], self._inputs, self.weights, self._of[1], False)
+            self.forward: Tensor = self._pack(backward=False)
         self._backward: Tensor | None = None
+
+    def _pack(self, *, backward: bool) -> Tensor:
+        of = self._of
+        packed: Tensor = _op.memory_pack(of.model, of.options, self._inputs, self.weights, of.sizes["N"], backward)
+        return packed
 
     def are_of(self, weights: Sequence[Tensor]) -> bool:
         return (
@@ -78,7 +83,7 @@ class PackedWeights:
                         f"one of the variables needed for gradient computation has been modified by an inplace operation: "
                         f"parameter {i} of the network, {list(w.shape)}, is at version {w._version}, expected {version}"
                     )
-            self._backward = _op.memory_pack(self._of[0], self._inputs, self.weights, self._of[1], True)
+            self._backward = self._pack(backward=True)
         return self._backward
 
 
@@ -113,8 +118,9 @@ class _Tape:
         self.weights = [w.detach() for w in packed.weights]
         like = self.weights[0]
         batch = self.batch = network.sizes["B"]
-        self.options = network.model, network.numbers(), network.paper_usage, network.clip_value
-        self.row, self.state_size, self.grad_size = _op.memory_step_layout(*self.options[:2], like.dtype)
+        self.model = network.model, network.options
+        self.options = *self.model, network.numbers(), network.clip_value
+        self.row, self.state_size, self.grad_size = _op.memory_step_layout(*self.options[:3], like.dtype)
         self.pieces: list[_Piece] = []
         self.links: dict[int, Tensor] = {}  # padded; the kept ones, by their time
         self.link: Tensor | None = None  # padded; of the last state; none: zero, with no precedence
@@ -143,9 +149,7 @@ class _Tape:
     def import_state(self, state: Sequence[Tensor | None]) -> None:
         """As the first state; none for the initial one."""
         piece = self.pieces[0]
-        _op.memory_step_import(
-            self.network.model, piece.inputs, self.weights, self.network.sizes["N"], state, False, piece.tape[0]
-        )
+        _op.memory_step_import(*self.model, piece.inputs, self.weights, self.network.sizes["N"], state, False, piece.tape[0])
         link = state[_LINK] if state and self.network.model == "dnc" else None
         if link is not None:
             self.link = F.pad(link.detach(), (0, self.link_shape[-1] - link.size(-1))).contiguous()
@@ -154,7 +158,7 @@ class _Tape:
     def export_state(self, time: int) -> list[Tensor]:
         row = self._row(time)
         exported: list[Tensor] = _op.memory_step_export(
-            self.network.model, self.pieces[0].inputs, self.weights, self.network.sizes["N"], row
+            *self.model, self.pieces[0].inputs, self.weights, self.network.sizes["N"], row
         )
         if self.network.model == "dnc":
             n = self.network.sizes["N"]
@@ -218,7 +222,7 @@ class _Tape:
         for grads in p.read.pop(time, ()):
             rows = torch.zeros_like(p.state)
             _op.memory_step_import(
-                self.network.model, self.pieces[0].inputs, self.weights, self.network.sizes["N"], grads, True, rows
+                *self.model, self.pieces[0].inputs, self.weights, self.network.sizes["N"], grads, True, rows
             )
             p.state += rows
             of_link = grads[_LINK] if p.link is not None else None
@@ -233,7 +237,7 @@ class _Tape:
         p.links.clear()
         for step in range(kept, time):
             piece, following = self._at(step), self._empty(*self.link_shape)
-            _op.memory_step_relink(*self.options[:2], piece.tape, link, following, step - piece.first)
+            _op.memory_step_relink(*self.options[:3], piece.tape, link, following, step - piece.first)
             link = p.links[step + 1] = following
         return link
 
@@ -261,7 +265,7 @@ class _Tape:
             piece = self._at(first)
             steps = min(p.last - first, piece.steps)
             more = _op.memory_step_weight_gradients(
-                self.network.model, self.weights, self.network.sizes["N"], piece.inputs[:steps], piece.tape[: steps + 1],
+                *self.model, self.weights, self.network.sizes["N"], piece.inputs[:steps], piece.tape[: steps + 1],
                 grads[:steps],
             )  # fmt: skip
             weights = [m if w is None else w.add_(m) for w, m in zip(weights, more, strict=True)]
@@ -270,9 +274,7 @@ class _Tape:
             self._state_gradient(p, 0)
             assert p.state is not None
             state = list(
-                _op.memory_step_export(
-                    self.network.model, self.pieces[0].inputs, self.weights, self.network.sizes["N"], p.state
-                )
+                _op.memory_step_export(*self.model, self.pieces[0].inputs, self.weights, self.network.sizes["N"], p.state)
             )
             if p.link is not None:
                 state[_LINK] = p.link[..., : self.network.sizes["N"]].clone()

@@ -7,8 +7,11 @@ from .circuits import Circuit, DNCCircuit, NTMCircuit
 from .controllers import Controller, LSTMController
 from .external_memory import External2DMemory, ExternalMemory
 from .heads import DynamicHead, DynamicReadHead, DynamicWriteHead, Head, StaticHead, StaticReadHead, StaticWriteHead
+from .layers import DNC, NTM, MemoryLayer
 
 __all__ = [
+    "DNC",
+    "NTM",
     "Accessor",
     "Circuit",
     "Controller",
@@ -23,6 +26,7 @@ __all__ = [
     "ExternalMemory",
     "Head",
     "LSTMController",
+    "MemoryLayer",
     "NTMCircuit",
     "NtmState",
     "StaticAccessor",

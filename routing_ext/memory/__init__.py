@@ -2,6 +2,7 @@
 
 from .._memory_options import DncOptions
 from .._states import DncState, NtmState
+from . import dnc_package
 from .accessors import Accessor, DynamicAccessor, StaticAccessor
 from .circuits import Circuit, DNCCircuit, NTMCircuit
 from .controllers import Controller, LSTMController
@@ -33,4 +34,5 @@ __all__ = [
     "StaticHead",
     "StaticReadHead",
     "StaticWriteHead",
+    "dnc_package",
 ]

@@ -9,11 +9,12 @@ from typing import Any, Generic, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from .._memory_options import DncOptions
 from .._states import SHAPES, DncState, NtmState, State
 from ..ops import dnc_access, dnc_sequence, ntm_access, ntm_sequence
+from .packed import packed_like
 
 Input = TypeVar("Input", Tensor, PackedSequence)
 
@@ -239,9 +240,7 @@ class MemoryLayer(nn.Module, Generic[State]):
     def _packed(self, input: PackedSequence, state: State | None) -> tuple[PackedSequence, State]:
         x, lengths = pad_packed_sequence(input)
         y, after = self._run(x, state)
-        if input.sorted_indices is not None:
-            y, lengths = y.index_select(1, input.sorted_indices), lengths[input.sorted_indices.cpu()]
-        return input._replace(data=pack_padded_sequence(y, lengths).data), after
+        return packed_like(input, y, lengths), after
 
     def _run(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
         batch = x.size(1)

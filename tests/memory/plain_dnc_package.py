@@ -63,8 +63,14 @@ def plain_network(
     for x_t in x.unbind(1):
         features = torch.cat([x_t, last_read], 1)
         for layer in range(config["num_layers"]):
-            rnn = getattr(nn, {"rnn": "RNN"}.get(kind, kind.upper()))(
-                features.size(1), config["hidden_size"], config["num_hidden_layers"], dtype=x.dtype
+            more = {"nonlinearity": config["nonlinearity"]} if kind == "rnn" and "nonlinearity" in config else {}
+            rnn = getattr(nn, kind.upper())(
+                features.size(1),
+                config["hidden_size"],
+                config["num_hidden_layers"],
+                bias=config.get("bias", True),
+                dtype=x.dtype,
+                **more,
             )
             h, controllers[layer] = torch.func.functional_call(
                 rnn, part(f"{kind}_layer_{layer}."), (features.unsqueeze(0), controllers[layer])

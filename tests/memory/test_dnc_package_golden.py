@@ -10,6 +10,8 @@ from golden import FOLDER, Case
 from plain_dnc_package import FIELDS, initial_state, plain_network
 from torch import Tensor
 
+from routing_ext.memory.dnc_package import DNC
+
 FILES = sorted((FOLDER / "dnc_package").glob("*.npz"))
 # Of the state of one sample.
 LOCATION_DIMENSIONS = {
@@ -23,6 +25,11 @@ LOCATION_DIMENSIONS = {
 
 
 class PackageCase(Case):
+    def network(self) -> DNC:
+        network = DNC(**{name: value for name, value in self.meta.items() if name not in ("B", "T")})
+        network.load_state_dict(self.starting_with("param."), strict=True)
+        return network
+
     def controllers(self) -> list[Any]:
         """Of each layer. The recorded list has two tensors a layer, of which a GRU and an RNN use the first."""
         tensors = list(self.starting_with("hidden.").values())
@@ -58,3 +65,22 @@ def test_definition(case: PackageCase) -> None:
     found = torch.autograd.grad((y.transpose(0, 1) * case["w"]).sum(), [x, *parameters.values()])
     for value, name in zip(found, ["grad_x", *(f"grad.{name}" for name in parameters)], strict=True):
         case.assert_gradient_close(value, case[name])
+
+
+def test_parameters_have_the_names_and_the_order_of_the_package(case: PackageCase) -> None:
+    assert list(case.network().state_dict()) == list(case.starting_with("param."))
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_layer(case: PackageCase, debug: bool) -> None:
+    """Where the package returns outputs time-first in spite of batch_first, ours are batch-first."""
+    network, x = case.network(), case["x"].requires_grad_()
+    network.debug = debug
+    y, (_, memories, read_vectors), *_ = network(x, (case.controllers(), None, None))
+    case.assert_close(y.transpose(0, 1), case["y"])
+    case.assert_close(read_vectors, case["read_vectors"])
+    case.assert_states_close(memories)
+    (y.transpose(0, 1) * case["w"]).sum().backward()
+    case.assert_gradient_close(x.grad, case["grad_x"])
+    for name, expected in case.starting_with("grad.").items():
+        case.assert_gradient_close(network.get_parameter(name).grad, expected)

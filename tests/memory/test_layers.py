@@ -13,7 +13,6 @@ import torch
 from helpers import normal
 from plain_layers import plain
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 
 from routing_ext.memory import DNC, NTM, DncState, MemoryLayer, NtmState
 
@@ -152,7 +151,7 @@ def test_wrong_arguments(make: Make, options: dict[str, Any], message: str) -> N
 
 
 def test_wrong_options() -> None:
-    with pytest.raises(TypeError, match="DNC: options are usage, .*; got usages"):
+    with pytest.raises(TypeError, match=r"DNC: options are usage, .*; got usages"):
         DNC(INPUT, HIDDEN, **SIZES, usages="paper")
     with pytest.raises(ValueError, match="NTM: num_shifts must be odd and at least 1, got 4"):
         NTM(INPUT, HIDDEN, **SIZES, num_shifts=4)
@@ -317,7 +316,7 @@ def test_any_callable_controls(make: Make) -> None:
     """A feedforward controller, which keeps no state."""
     weight = normal(HIDDEN, INPUT + 15, seed=1)
     layer, x = make(controller=lambda x, state: torch.tanh(x @ weight.T)), inputs()
-    y, state = layer(x)
+    y, _ = layer(x)
     y.sum().backward()
     assert weight.grad is not None
     torch.testing.assert_close(torch.cat([layer(x[:3])[0], layer(x[3:], layer(x[:3])[1])[0]]), y)

@@ -47,19 +47,22 @@ TORCH_LIBRARY(routing_ext, m) {
   m.def(
       "collaboration_rewards(Tensor history, Tensor actions, int num_actions, float ratio) -> (Tensor frequencies, "
       "Tensor rewards)");
-  // rewards [B] of each of S steps that all samples made, final_reward [B] -> rewards [S,B], divided by S, if `normalise`
-  // multiplied by the size of the final one, which is added to the last; returns [S,B].
+  // rewards [B] of each of S steps that all samples made, final_reward [B] -> rewards [B] of each, divided by S, if `normalise`
+  // multiplied by the size of the final one, which is added to the last; returns [B] of each.
   m.def(
-      "discounted_returns(Tensor[] rewards, Tensor final_reward, bool normalise, float discounting) -> (Tensor rewards, "
-      "Tensor returns)");
+      "discounted_returns(Tensor[] rewards, Tensor final_reward, bool normalise, float discounting) -> (Tensor[] rewards, "
+      "Tensor[] returns)");
+  // actions [n] behind those that are known, [.]; of all, the last `kept`.
+  m.def("latest_actions(Tensor? known, Tensor actions, int kept) -> Tensor");
   // With gradients of any order. preferences, values: tables [.,K] -> states [n,K,2], logarithms of probabilities that are
   // in proportion to preferences, and values; probs [n,K], without a gradient.
   m.def("preference_states(Tensor[] preferences, Tensor[] values) -> (Tensor states, Tensor probs)");
   // rows [.,K,C] or [.,K] each; row_of int64 [.], the row of each decision, empty: in order; actions int64 [.] -> C tensors
   // [N]: each channel of the decisions' rows at their actions.
   m.def("taken(Tensor[] rows, Tensor[] row_of, Tensor[] actions) -> Tensor[]");
-  // policy, value, cum_return [N] -> losses [N] of the weighted policy learner.
-  m.def("wpl_losses(Tensor policy, Tensor value, Tensor cum_return) -> Tensor");
+  // The losses [N] of the weighted policy learner: of decisions like those of `taken`, the first two channels as
+  // preference_states gives them, and their returns [.].
+  m.def("wpl_losses(Tensor[] rows, Tensor[] row_of, Tensor[] actions, Tensor[] returns) -> Tensor");
 
   // What memory networks are made of, float32 or float64: N locations of W elements, H heads of any kind, V write heads, R
   // read heads, S shifts (odd). Each backward pass gives the gradients of the arguments in their order.
@@ -74,14 +77,14 @@ TORCH_LIBRARY(routing_ext, m) {
   m.def(
       "dnc_usage_backward(Tensor grad, Tensor usage, Tensor write_weights, Tensor free_gates, Tensor read_weights) -> "
       "(Tensor grad_usage, Tensor grad_write_weights, Tensor grad_free_gates, Tensor grad_read_weights)");
-  // usage [B,N], write_gates [B,V] -> allocation [B,V,N], usage [B,N], products [B,V,N]. temperature: of a softmax, which
-  // leaves the products unset; zero: by sorting. products: of what is less used than each location.
+  // usage [B,N], write_gates [B,V] -> allocation [B,V,N], usage [B,N], kept [B,V,N]. temperature: of a softmax; zero: by
+  // sorting. kept: the products of what is less used than each location, or the softmax.
   m.def(
       "dnc_allocation(Tensor usage, Tensor write_gates, float temperature) -> (Tensor allocation, Tensor usage, "
-      "Tensor products)");
+      "Tensor kept)");
   m.def(
       "dnc_allocation_backward(Tensor? grad_allocation, Tensor? grad_usage, Tensor usage, Tensor write_gates, "
-      "Tensor products, float temperature) -> (Tensor grad_usage, Tensor grad_write_gates)");
+      "Tensor kept, float temperature) -> (Tensor grad_usage, Tensor grad_write_gates)");
   // link [B,V,N,N], precedence and write_weights [B,V,N], read_weights [B,R,N] -> link, precedence, forward and backward
   // [B,V,R,N].
   m.def(
@@ -109,15 +112,16 @@ TORCH_LIBRARY(routing_ext, m) {
 
   // All of them, a step of a memory network between its controller and its output layer. interface [B,I], see AccessShape, and
   // a state -> the next state, read_vectors [B,R,W], and what the backward pass needs: record [B,row].
+  // options, here and below: numbers of MemoryOptions, or none for the reference's step.
   m.def(
       "dnc_access(Tensor interface, Tensor memory, Tensor usage, Tensor precedence, Tensor link, Tensor write_weights, "
-      "Tensor read_weights, bool paper_usage) -> (Tensor memory, Tensor usage, Tensor precedence, Tensor link, "
+      "Tensor read_weights, float[] options) -> (Tensor memory, Tensor usage, Tensor precedence, Tensor link, "
       "Tensor write_weights, Tensor read_weights, Tensor read_vectors, Tensor record)");
   m.def(
       "dnc_access_backward(Tensor? grad_memory, Tensor? grad_usage, Tensor? grad_precedence, Tensor? grad_link, "
       "Tensor? grad_write_weights, Tensor? grad_read_weights, Tensor? grad_read_vectors, Tensor interface, Tensor memory, "
       "Tensor usage, Tensor precedence, Tensor link, Tensor write_weights, Tensor read_weights, Tensor record, "
-      "bool paper_usage) -> (Tensor grad_interface, Tensor grad_memory, Tensor grad_usage, Tensor grad_precedence, "
+      "float[] options) -> (Tensor grad_interface, Tensor grad_memory, Tensor grad_usage, Tensor grad_precedence, "
       "Tensor grad_link, Tensor grad_write_weights, Tensor grad_read_weights)");
   m.def(
       "ntm_access(Tensor interface, Tensor memory, Tensor write_weights, Tensor read_weights) -> (Tensor memory, "
@@ -134,42 +138,49 @@ TORCH_LIBRARY(routing_ext, m) {
   // hidden [B,H], cell [B,H], read vectors [B,R,W]; for "ntm" without usage, precedence and link. Empty: the initial one.
   // tape: what the backward pass needs, with every link_every-th link; empty unless `keep`.
   m.def(
-      "memory_sequence(str model, Tensor x, Tensor[] state, Tensor[] weights, SymInt num_locations, bool paper_usage, "
+      "memory_sequence(str model, float[] options, Tensor x, Tensor[] state, Tensor[] weights, SymInt num_locations, "
       "float clip_value, SymInt link_every, bool keep) -> (Tensor y, Tensor[] final_state, Tensor[] tape)");
   // grad_y and grad_state: none stands for zero. link: of the state that was given. output_mask: (grad_x, grad_weights,
   // grad_state); what is not wanted comes back empty.
   m.def(
-      "memory_sequence_backward(str model, Tensor? grad_y, Tensor?[] grad_state, Tensor x, Tensor? link, Tensor[] weights, "
-      "Tensor[] tape, SymInt num_locations, bool paper_usage, float clip_value, SymInt link_every, bool[3] output_mask) -> "
+      "memory_sequence_backward(str model, float[] options, Tensor? grad_y, Tensor?[] grad_state, Tensor x, Tensor? link, "
+      "Tensor[] weights, Tensor[] tape, SymInt num_locations, float clip_value, SymInt link_every, bool[3] output_mask) -> "
       "(Tensor grad_x, Tensor[] grad_weights, Tensor[] grad_initial_state)");
+  // With a gradient, once: what the two above compute.
+  m.def(
+      "memory_sequence_node(str model, float[] options, Tensor x, Tensor[] state, Tensor[] weights, SymInt num_locations, "
+      "float clip_value, SymInt link_every) -> (Tensor y, Tensor[] final_state)");
   // The length of a row of the tape, for T + 1 states of B samples. sizes: I, H, O, N, W, V, R, S.
-  m.def("memory_row_size(str model, int[] sizes, ScalarType dtype) -> int");
+  m.def("memory_row_size(str model, float[] options, int[] sizes, ScalarType dtype) -> int");
 
   // The same step by step, on a tape [K+1,B,row] that the caller keeps; see cpu/memory_step.cpp. packed: the weights as
   // memory_pack gives them. Links are padded, none stands for zero (with no precedence). A step reads the tape's row `from`
   // and writes row `to`, and copies x [B,I] to inputs[to - 1].
   m.def("pooled_empty(int[] sizes, Tensor like) -> Tensor");
-  m.def("memory_pack(str model, Tensor x, Tensor[] weights, int num_locations, bool backward) -> Tensor");
+  m.def("memory_pack(str model, float[] options, Tensor x, Tensor[] weights, int num_locations, bool backward) -> Tensor");
   m.def(
-      "memory_step(str model, int[] sizes, bool paper_usage, float clip_value, Tensor packed, Tensor x, Tensor(a!) tape, "
+      "memory_step(str model, float[] options, int[] sizes, float clip_value, Tensor packed, Tensor x, Tensor(a!) tape, "
       "Tensor(b!) inputs, Tensor? previous_link, Tensor(c!)? next_link, int from_row, int to_row) -> Tensor");
   // grad_state [B,state] and grad_link: of the state after the step, become those of the one before. grads [K,B,gradients]:
   // this step's are set.
   m.def(
-      "memory_step_backward(str model, int[] sizes, bool paper_usage, float clip_value, Tensor packed, Tensor? grad_y, "
+      "memory_step_backward(str model, float[] options, int[] sizes, float clip_value, Tensor packed, Tensor? grad_y, "
       "Tensor tape, Tensor? previous_link, int step, Tensor(a!) grad_state, Tensor(b!)? grad_link, Tensor(c!) grads, "
       "bool wants_x) -> Tensor grad_x");
   m.def(
-      "memory_step_relink(str model, int[] sizes, Tensor tape, Tensor? previous_link, Tensor(a!) next_link, int step) -> ()");
+      "memory_step_relink(str model, float[] options, int[] sizes, Tensor tape, Tensor? previous_link, Tensor(a!) next_link, "
+      "int step) -> ()");
   m.def(
-      "memory_step_weight_gradients(str model, Tensor[] weights, int num_locations, Tensor inputs, Tensor tape, Tensor grads) "
-      "-> Tensor[]");
+      "memory_step_weight_gradients(str model, float[] options, Tensor[] weights, int num_locations, Tensor inputs, "
+      "Tensor tape, Tensor grads) -> Tensor[]");
   // Between a state, or its gradient, and rows of a tape. The link is not among what is exported.
   m.def(
-      "memory_step_import(str model, Tensor inputs, Tensor[] weights, int num_locations, Tensor?[] state, bool is_gradient, "
-      "Tensor(a!) rows) -> ()");
-  m.def("memory_step_export(str model, Tensor inputs, Tensor[] weights, int num_locations, Tensor rows) -> Tensor[]");
-  m.def("memory_step_layout(str model, int[] sizes, ScalarType dtype) -> int[]");
+      "memory_step_import(str model, float[] options, Tensor inputs, Tensor[] weights, int num_locations, Tensor?[] state, "
+      "bool is_gradient, Tensor(a!) rows) -> ()");
+  m.def(
+      "memory_step_export(str model, float[] options, Tensor inputs, Tensor[] weights, int num_locations, Tensor rows) -> "
+      "Tensor[]");
+  m.def("memory_step_layout(str model, float[] options, int[] sizes, ScalarType dtype) -> int[]");
 }
 
 // Calling a raw operator on tensors that require a gradient is an error, not a silent None: the differentiable doors are the

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "checks.h"
+#include "memory_options_args.h"
 
 namespace routing_ext {
 
@@ -23,10 +24,12 @@ struct MemorySizes {
   int64_t steps, batch, input, hidden, output;     // T, B, I, H, O
   int64_t locations, word, writes, reads, shifts;  // N, W, V, R, S
   std::vector<int64_t> interface;                  // outputs of each part
+  MemoryOptions options;
 
   // The weights: four of the LSTM, weight and bias of each part of the interface and of the output layer.
-  MemorySizes(const char* op, std::string_view model, const at::Tensor& x, at::TensorList weights, int64_t num_locations)
-      : dnc(model == "dnc"), locations(num_locations) {
+  MemorySizes(const char* op, std::string_view model, at::ArrayRef<double> options_, const at::Tensor& x,
+              at::TensorList weights, int64_t num_locations)
+      : dnc(model == "dnc"), locations(num_locations), options(memory_options(op, options_)) {
     CHECK_ARG(op, "model", dnc || model == "ntm", "must be dnc or ntm, got ", model);
     CHECK_DIM(op, x, 3);
     CHECK_ARG(op, "x", x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble, "must be float32 or float64, got ",
@@ -101,9 +104,9 @@ struct MemorySequenceArgs {
   std::vector<at::Tensor> weights, state;  // the state may be empty: the initial one
   int64_t link_every;
 
-  MemorySequenceArgs(std::string_view model, const at::Tensor& x_, at::TensorList state_, at::TensorList weights_,
-                     int64_t num_locations, int64_t link_every_)
-      : sizes(kOp, model, x_, weights_, num_locations),
+  MemorySequenceArgs(std::string_view model, at::ArrayRef<double> options, const at::Tensor& x_, at::TensorList state_,
+                     at::TensorList weights_, int64_t num_locations, int64_t link_every_)
+      : sizes(kOp, model, options, x_, weights_, num_locations),
         x(x_.contiguous()),
         weights(contiguous_tensors(weights_)),
         link_every(link_every_) {
@@ -132,11 +135,11 @@ struct MemorySequenceBackwardArgs {
   int64_t link_every;
   bool wants_x, wants_weights, wants_state;
 
-  MemorySequenceBackwardArgs(std::string_view model, const std::optional<at::Tensor>& grad_y_,
+  MemorySequenceBackwardArgs(std::string_view model, at::ArrayRef<double> options, const std::optional<at::Tensor>& grad_y_,
                              const c10::List<std::optional<at::Tensor>>& grad_state_, const at::Tensor& x_,
                              const std::optional<at::Tensor>& link_, at::TensorList weights_, int64_t num_locations,
                              int64_t link_every_, std::array<bool, 3> output_mask)
-      : sizes(kOp, model, x_, weights_, num_locations),
+      : sizes(kOp, model, options, x_, weights_, num_locations),
         x(x_.contiguous()),
         weights(contiguous_tensors(weights_)),
         link_every(link_every_),

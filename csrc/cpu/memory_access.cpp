@@ -7,6 +7,7 @@
 #include <array>
 #include <tuple>
 
+#include "../common/memory_options_args.h"
 #include "memory_cell.h"
 #include "memory_ops.h"
 
@@ -20,9 +21,9 @@ using Optional = std::optional<Tensor>;
 constexpr std::array kDncState{"BNW", "BN", "BVN", "BVNn", "BVN", "BRN", "BRW"};
 constexpr std::array kNtmState{"BNW", "BVN", "BRN", "BRW"};
 
-CellShape shape_of(const MemoryOpArgs& a, MemoryKind kind, bool paper_usage) {
+CellShape shape_of(const MemoryOpArgs& a, MemoryKind kind, at::ArrayRef<double> options) {
   const Dimensions& d = a.sizes;
-  AccessShape shape{kind, d['N'], d['W'], d['R'], d['V'], 0, paper_usage};
+  AccessShape shape{kind, d['N'], d['W'], d['R'], d['V'], 0, memory_options(a.op, options)};
   const int64_t given = d['I'];
   if (kind == MemoryKind::ntm) shape.shifts = (given - shape.interface_size()) / (shape.reads + shape.writes);
   CHECK_ARG(a.op, "interface", kind == MemoryKind::dnc || shape.shifts % 2 == 1,
@@ -58,8 +59,8 @@ void for_each_sample(const MemoryOpArgs& a, const CellShape& shape, int64_t size
 
 // a: the interface and the state.
 template <size_t count>
-auto access(MemoryOpArgs a, MemoryKind kind, const std::array<const char*, count>& letters, bool paper_usage) {
-  const CellShape shape = shape_of(a, kind, paper_usage);
+auto access(MemoryOpArgs a, MemoryKind kind, const std::array<const char*, count>& letters, at::ArrayRef<double> options) {
+  const CellShape shape = shape_of(a, kind, options);
   std::array<Tensor, count + 1> results;
   for (size_t i = 0; i < count; ++i) results[i] = empty_result(a, letters[i]);
   pad_links(a);
@@ -92,8 +93,8 @@ auto access(MemoryOpArgs a, MemoryKind kind, const std::array<const char*, count
 // a: the gradients of the next state and the read vectors, the interface and the state. -> Those of the last two.
 template <size_t count>
 auto access_backward(MemoryOpArgs a, MemoryKind kind, const std::array<const char*, count>& letters, const Tensor& record,
-                     bool paper_usage) {
-  const CellShape shape = shape_of(a, kind, paper_usage);
+                     at::ArrayRef<double> options) {
+  const CellShape shape = shape_of(a, kind, options);
   std::array<Tensor, count> results;
   results[0] = empty_result(a, "BI");
   for (size_t i = 1; i < count; ++i) results[i] = empty_result(a, letters[i - 1]);
@@ -136,7 +137,8 @@ auto access_backward(MemoryOpArgs a, MemoryKind kind, const std::array<const cha
 }
 
 auto dnc_access_cpu(const Tensor& interface, const Tensor& memory, const Tensor& usage, const Tensor& precedence,
-                    const Tensor& link, const Tensor& write_weights, const Tensor& read_weights, bool paper_usage) {
+                    const Tensor& link, const Tensor& write_weights, const Tensor& read_weights,
+                    at::ArrayRef<double> options) {
   const MemoryOpArgs a("dnc_access",
                        {{"interface", "BI"},
                         {"memory", "BNW"},
@@ -146,13 +148,13 @@ auto dnc_access_cpu(const Tensor& interface, const Tensor& memory, const Tensor&
                         {"write_weights", "BVN"},
                         {"read_weights", "BRN"}},
                        {interface, memory, usage, precedence, link, write_weights, read_weights});
-  return access(a, MemoryKind::dnc, kDncState, paper_usage);
+  return access(a, MemoryKind::dnc, kDncState, options);
 }
 auto dnc_access_backward_cpu(const Optional& grad_memory, const Optional& grad_usage, const Optional& grad_precedence,
                              const Optional& grad_link, const Optional& grad_write_weights, const Optional& grad_read_weights,
                              const Optional& grad_read_vectors, const Tensor& interface, const Tensor& memory,
                              const Tensor& usage, const Tensor& precedence, const Tensor& link, const Tensor& write_weights,
-                             const Tensor& read_weights, const Tensor& record, bool paper_usage) {
+                             const Tensor& read_weights, const Tensor& record, at::ArrayRef<double> options) {
   const MemoryOpArgs a(
       "dnc_access_backward",
       {{"grad_memory", "BNW"},
@@ -172,14 +174,14 @@ auto dnc_access_backward_cpu(const Optional& grad_memory, const Optional& grad_u
       {or_undefined(grad_memory), or_undefined(grad_usage), or_undefined(grad_precedence), or_undefined(grad_link),
        or_undefined(grad_write_weights), or_undefined(grad_read_weights), or_undefined(grad_read_vectors), interface, memory,
        usage, precedence, link, write_weights, read_weights});
-  return access_backward(a, MemoryKind::dnc, kDncState, record, paper_usage);
+  return access_backward(a, MemoryKind::dnc, kDncState, record, options);
 }
 
 auto ntm_access_cpu(const Tensor& interface, const Tensor& memory, const Tensor& write_weights, const Tensor& read_weights) {
   const MemoryOpArgs a("ntm_access",
                        {{"interface", "BI"}, {"memory", "BNW"}, {"write_weights", "BVN"}, {"read_weights", "BRN"}},
                        {interface, memory, write_weights, read_weights});
-  return access(a, MemoryKind::ntm, kNtmState, false);
+  return access(a, MemoryKind::ntm, kNtmState, {});
 }
 auto ntm_access_backward_cpu(const Optional& grad_memory, const Optional& grad_write_weights,
                              const Optional& grad_read_weights, const Optional& grad_read_vectors, const Tensor& interface,
@@ -196,7 +198,7 @@ auto ntm_access_backward_cpu(const Optional& grad_memory, const Optional& grad_w
                         {"read_weights", "BRN"}},
                        {or_undefined(grad_memory), or_undefined(grad_write_weights), or_undefined(grad_read_weights),
                         or_undefined(grad_read_vectors), interface, memory, write_weights, read_weights});
-  return access_backward(a, MemoryKind::ntm, kNtmState, record, false);
+  return access_backward(a, MemoryKind::ntm, kNtmState, record, {});
 }
 
 }  // namespace

@@ -20,8 +20,8 @@ void with_memory_kernels(at::ScalarType dtype, const F& f) {
   return f(KernelType<double>(), k.f64);
 }
 
-inline CellShape cell_shape(const MemorySizes& s, bool paper_usage, double clip_value) {
-  return {{s.dnc ? MemoryKind::dnc : MemoryKind::ntm, s.locations, s.word, s.reads, s.writes, s.shifts, paper_usage},
+inline CellShape cell_shape(const MemorySizes& s, double clip_value) {
+  return {{s.dnc ? MemoryKind::dnc : MemoryKind::ntm, s.locations, s.word, s.reads, s.writes, s.shifts, s.options},
           s.input,
           s.hidden,
           s.output,

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../math/memory_interface.h"
 #include "isa.h"
 
 #define ROUTING_EXT_INLINE __attribute__((always_inline)) inline
@@ -18,7 +19,7 @@ struct AccessShape {
   MemoryKind kind;
   int64_t locations, word, reads, writes;  // N, W, R, V
   int64_t shifts;                          // S, odd; NTM
-  bool paper_usage;                        // DNC: usage as in Graves et al. (2016), not as in the reference
+  MemoryOptions options;                   // DNC
 
   ROUTING_EXT_INLINE int64_t modes() const { return 2 * writes + 1; }
   // The interface vector, in order:
@@ -45,7 +46,7 @@ struct AccessLayout {
   int64_t scalars;                                           // see the kernels
   int64_t write_cosine, write_content;                       // [V,n]
   int64_t read_cosine, read_content;                         // [R,n]
-  int64_t usage_freed, allocation_product;                   // DNC: [n], [V,n]
+  int64_t usage_freed, allocation;                           // DNC: [n], [V,n]: see allocation.h
   int64_t forward, backward;                                 // DNC: [V,R,n]
   int64_t write_shifted, write_log, read_shifted, read_log;  // NTM: [V,n] twice, [R,n] twice
   int64_t record_size;
@@ -71,7 +72,7 @@ struct AccessLayout {
     read_keys = take(s.reads * words);
     scalars = take(padded((s.writes + s.reads) * (s.modes() + s.shifts + 8)) + 8 * kAlign);
     write_cosine = take(v), write_content = take(v), read_cosine = take(r), read_content = take(r);
-    usage_freed = take(dnc ? n : 0), allocation_product = take(dnc ? v : 0);
+    usage_freed = take(dnc ? n : 0), allocation = take(dnc ? v : 0);
     forward = take(dnc ? s.writes * r : 0), backward = take(dnc ? s.writes * r : 0);
     write_shifted = take(dnc ? 0 : v), write_log = take(dnc ? 0 : v);
     read_shifted = take(dnc ? 0 : r), read_log = take(dnc ? 0 : r);

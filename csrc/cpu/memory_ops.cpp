@@ -120,11 +120,11 @@ auto dnc_allocation_cpu(const Tensor& usage, const Tensor& write_gates, double t
       computed(a, {"BVN", "BN", "BVN"}, ROUTING_EXT_KERNEL(dnc_allocation), temperature, cost_of_ranks(a, temperature)));
 }
 auto dnc_allocation_backward_cpu(const Optional& grad_allocation, const Optional& grad_usage, const Tensor& usage,
-                                 const Tensor& write_gates, const Tensor& products, double temperature) {
+                                 const Tensor& write_gates, const Tensor& kept, double temperature) {
   const MemoryOpArgs a(
       "dnc_allocation_backward",
-      {{"grad_allocation", "BVN"}, {"grad_usage", "BN"}, {"usage", "BN"}, {"write_gates", "BV"}, {"products", "BVN"}},
-      {or_undefined(grad_allocation), or_undefined(grad_usage), usage, write_gates, products});
+      {{"grad_allocation", "BVN"}, {"grad_usage", "BN"}, {"usage", "BN"}, {"write_gates", "BV"}, {"kept", "BVN"}},
+      {or_undefined(grad_allocation), or_undefined(grad_usage), usage, write_gates, kept});
   return std::tuple_cat(
       computed(a, {"BN", "BV"}, ROUTING_EXT_KERNEL(dnc_allocation_backward), temperature, cost_of_ranks(a, temperature)));
 }

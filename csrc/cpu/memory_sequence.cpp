@@ -85,11 +85,11 @@ at::Tensor empty_links(const MemorySizes& s, int64_t count, const at::TensorOpti
 }
 
 std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> memory_sequence_cpu(
-    std::string_view model, const at::Tensor& x, at::TensorList state, at::TensorList weights, int64_t num_locations,
-    bool paper_usage, double clip_value, int64_t link_every, bool keep) {
-  const MemorySequenceArgs a(model, x, state, weights, num_locations, link_every);
+    std::string_view model, at::ArrayRef<double> options_, const at::Tensor& x, at::TensorList state, at::TensorList weights,
+    int64_t num_locations, double clip_value, int64_t link_every, bool keep) {
+  const MemorySequenceArgs a(model, options_, x, state, weights, num_locations, link_every);
   const MemorySizes& sizes = a.sizes;
-  const CellShape shape = cell_shape(sizes, paper_usage, clip_value);
+  const CellShape shape = cell_shape(sizes, clip_value);
   const int64_t steps = sizes.steps, batch = sizes.batch;
   const at::TensorOptions options = x.options();
   const at::Tensor y = pooled_empty({steps, batch, sizes.output}, options);
@@ -161,12 +161,13 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> memory_
 }
 
 std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> memory_sequence_backward_cpu(
-    std::string_view model, const std::optional<at::Tensor>& grad_y, const c10::List<std::optional<at::Tensor>>& grad_state,
-    const at::Tensor& x, const std::optional<at::Tensor>& link, at::TensorList weights, at::TensorList given_tape,
-    int64_t num_locations, bool paper_usage, double clip_value, int64_t link_every, std::array<bool, 3> output_mask) {
-  MemorySequenceBackwardArgs a(model, grad_y, grad_state, x, link, weights, num_locations, link_every, output_mask);
+    std::string_view model, at::ArrayRef<double> options_, const std::optional<at::Tensor>& grad_y,
+    const c10::List<std::optional<at::Tensor>>& grad_state, const at::Tensor& x, const std::optional<at::Tensor>& link,
+    at::TensorList weights, at::TensorList given_tape, int64_t num_locations, double clip_value, int64_t link_every,
+    std::array<bool, 3> output_mask) {
+  MemorySequenceBackwardArgs a(model, options_, grad_y, grad_state, x, link, weights, num_locations, link_every, output_mask);
   const MemorySizes& sizes = a.sizes;
-  const CellShape shape = cell_shape(sizes, paper_usage, clip_value);
+  const CellShape shape = cell_shape(sizes, clip_value);
   const int64_t steps = sizes.steps, batch = sizes.batch;
   const at::TensorOptions options = x.options();
   const at::Tensor grad_x = pooled_empty(a.wants_x ? a.x.sizes() : at::IntArrayRef{0}, options);
@@ -275,15 +276,15 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> memory_
   return {grad_x, std::move(grad_weights), std::move(grad_initial)};
 }
 
-int64_t memory_row_size(std::string_view model, at::IntArrayRef sizes, at::ScalarType dtype) {
+int64_t memory_row_size(std::string_view model, at::ArrayRef<double> options, at::IntArrayRef sizes, at::ScalarType dtype) {
   constexpr const char* kOp = "memory_row_size";
   CHECK_ARG(kOp, "sizes", sizes.size() == 8, "must have 8 numbers, got ", sizes);
-  const CellShape shape{
-      {model == "dnc" ? MemoryKind::dnc : MemoryKind::ntm, sizes[3], sizes[4], sizes[6], sizes[5], sizes[7], false},
-      sizes[0],
-      sizes[1],
-      sizes[2],
-      0};
+  const CellShape shape{{model == "dnc" ? MemoryKind::dnc : MemoryKind::ntm, sizes[3], sizes[4], sizes[6], sizes[5], sizes[7],
+                         memory_options(kOp, options)},
+                        sizes[0],
+                        sizes[1],
+                        sizes[2],
+                        0};
   return dtype == at::kFloat ? CellLayout<float>(shape).row_size : CellLayout<double>(shape).row_size;
 }
 

@@ -14,11 +14,16 @@
 namespace routing_ext::cpu {
 namespace {
 
-CellShape step_shape(const char* op, std::string_view model, at::IntArrayRef sizes, bool paper_usage, double clip_value) {
+CellShape step_shape(const char* op, std::string_view model, at::ArrayRef<double> options, at::IntArrayRef sizes,
+                     double clip_value) {
   CHECK_ARG(op, "model", model == "dnc" || model == "ntm", "must be dnc or ntm, got ", model);
   CHECK_ARG(op, "sizes", sizes.size() == 8, "must have 8 numbers, got ", sizes);
   const MemoryKind kind = model == "dnc" ? MemoryKind::dnc : MemoryKind::ntm;
-  return {{kind, sizes[3], sizes[4], sizes[6], sizes[5], sizes[7], paper_usage}, sizes[0], sizes[1], sizes[2], clip_value};
+  return {{kind, sizes[3], sizes[4], sizes[6], sizes[5], sizes[7], memory_options(op, options)},
+          sizes[0],
+          sizes[1],
+          sizes[2],
+          clip_value};
 }
 
 // f(t-th thread's samples, t).
@@ -51,10 +56,10 @@ C* data_of(const std::optional<at::Tensor>& t) {
 
 at::Tensor pooled_empty_cpu(at::IntArrayRef sizes, const at::Tensor& like) { return pooled_empty(sizes, like.options()); }
 
-at::Tensor memory_pack_cpu(std::string_view model, const at::Tensor& x, at::TensorList weights, int64_t num_locations,
-                           bool backward) {
-  const MemorySizes sizes("memory_pack", model, x, weights, num_locations);
-  const CellShape shape = cell_shape(sizes, false, 0);
+at::Tensor memory_pack_cpu(std::string_view model, at::ArrayRef<double> options, const at::Tensor& x, at::TensorList weights,
+                           int64_t num_locations, bool backward) {
+  const MemorySizes sizes("memory_pack", model, options, x, weights, num_locations);
+  const CellShape shape = cell_shape(sizes, 0);
   const std::vector<at::Tensor> held = contiguous_tensors(weights);
   at::Tensor packed;
   with_memory_kernels(x.scalar_type(), [&](auto kernel_type, const auto& kernels) {
@@ -70,12 +75,12 @@ at::Tensor memory_pack_cpu(std::string_view model, const at::Tensor& x, at::Tens
   return packed;
 }
 
-at::Tensor memory_step_cpu(std::string_view model, at::IntArrayRef sizes, bool paper_usage, double clip_value,
+at::Tensor memory_step_cpu(std::string_view model, at::ArrayRef<double> options, at::IntArrayRef sizes, double clip_value,
                            const at::Tensor& packed, const at::Tensor& x, at::Tensor& tape, at::Tensor& inputs,
                            const std::optional<at::Tensor>& previous_link, const std::optional<at::Tensor>& next_link,
                            int64_t from, int64_t to) {
   constexpr const char* kOp = "memory_step";
-  const CellShape shape = step_shape(kOp, model, sizes, paper_usage, clip_value);
+  const CellShape shape = step_shape(kOp, model, options, sizes, clip_value);
   const int64_t batch = tape.size(1);
   check_rows(kOp, "x", x, {batch, shape.input});
   CHECK_DTYPE(kOp, x, tape.scalar_type());
@@ -110,12 +115,13 @@ at::Tensor memory_step_cpu(std::string_view model, at::IntArrayRef sizes, bool p
   return y;
 }
 
-at::Tensor memory_step_backward_cpu(std::string_view model, at::IntArrayRef sizes, bool paper_usage, double clip_value,
-                                    const at::Tensor& packed, const std::optional<at::Tensor>& grad_y, const at::Tensor& tape,
-                                    const std::optional<at::Tensor>& previous_link, int64_t step, at::Tensor& grad_state,
-                                    const std::optional<at::Tensor>& grad_link, at::Tensor& grads, bool wants_x) {
+at::Tensor memory_step_backward_cpu(std::string_view model, at::ArrayRef<double> options, at::IntArrayRef sizes,
+                                    double clip_value, const at::Tensor& packed, const std::optional<at::Tensor>& grad_y,
+                                    const at::Tensor& tape, const std::optional<at::Tensor>& previous_link, int64_t step,
+                                    at::Tensor& grad_state, const std::optional<at::Tensor>& grad_link, at::Tensor& grads,
+                                    bool wants_x) {
   constexpr const char* kOp = "memory_step_backward";
-  const CellShape shape = step_shape(kOp, model, sizes, paper_usage, clip_value);
+  const CellShape shape = step_shape(kOp, model, options, sizes, clip_value);
   const int64_t batch = tape.size(1);
   const at::Tensor grad_x = at::empty({wants_x ? batch : 0, shape.input}, tape.options());
   const at::Tensor given = grad_y ? grad_y->contiguous() : at::Tensor();
@@ -154,10 +160,11 @@ at::Tensor memory_step_backward_cpu(std::string_view model, at::IntArrayRef size
   return grad_x;
 }
 
-void memory_step_relink_cpu(std::string_view model, at::IntArrayRef sizes, const at::Tensor& tape,
-                            const std::optional<at::Tensor>& previous_link, at::Tensor& next_link, int64_t step) {
+void memory_step_relink_cpu(std::string_view model, at::ArrayRef<double> options, at::IntArrayRef sizes,
+                            const at::Tensor& tape, const std::optional<at::Tensor>& previous_link, at::Tensor& next_link,
+                            int64_t step) {
   constexpr const char* kOp = "memory_step_relink";
-  const CellShape shape = step_shape(kOp, model, sizes, false, 0);
+  const CellShape shape = step_shape(kOp, model, options, sizes, 0);
   with_memory_kernels(tape.scalar_type(), [&](auto kernel_type, const auto& kernels) {
     using C = typename decltype(kernel_type)::type;
     const CellLayout<C> at(shape);
@@ -177,12 +184,13 @@ void memory_step_relink_cpu(std::string_view model, at::IntArrayRef sizes, const
   });
 }
 
-std::vector<at::Tensor> memory_step_weight_gradients_cpu(std::string_view model, at::TensorList weights, int64_t num_locations,
+std::vector<at::Tensor> memory_step_weight_gradients_cpu(std::string_view model, at::ArrayRef<double> options,
+                                                         at::TensorList weights, int64_t num_locations,
                                                          const at::Tensor& inputs, const at::Tensor& tape,
                                                          const at::Tensor& grads) {
   constexpr const char* kOp = "memory_step_weight_gradients";
-  const MemorySizes sizes(kOp, model, inputs, weights, num_locations);
-  const CellShape shape = cell_shape(sizes, false, 0);
+  const MemorySizes sizes(kOp, model, options, inputs, weights, num_locations);
+  const CellShape shape = cell_shape(sizes, 0);
   std::vector<at::Tensor> result;
   for (const Shape& s : sizes.weight_shapes()) result.push_back(pooled_empty(s, inputs.options()));
   with_memory_kernels(inputs.scalar_type(), [&](auto kernel_type, const auto& kernels) {
@@ -203,11 +211,12 @@ std::vector<at::Tensor> memory_step_weight_gradients_cpu(std::string_view model,
   return result;
 }
 
-void memory_step_import_cpu(std::string_view model, const at::Tensor& inputs, at::TensorList weights, int64_t num_locations,
-                            const c10::List<std::optional<at::Tensor>>& state, bool is_gradient, at::Tensor& rows) {
+void memory_step_import_cpu(std::string_view model, at::ArrayRef<double> options, const at::Tensor& inputs,
+                            at::TensorList weights, int64_t num_locations, const c10::List<std::optional<at::Tensor>>& state,
+                            bool is_gradient, at::Tensor& rows) {
   constexpr const char* kOp = "memory_step_import";
-  const MemorySizes sizes(kOp, model, inputs, weights, num_locations);
-  const CellShape shape = cell_shape(sizes, false, 0);
+  const MemorySizes sizes(kOp, model, options, inputs, weights, num_locations);
+  const CellShape shape = cell_shape(sizes, 0);
   const std::vector<Shape> shapes = sizes.state_shapes();
   CHECK_ARG(kOp, "state", state.empty() || state.size() == shapes.size(), "must be ", shapes.size(), " tensors, got ",
             state.size());
@@ -230,11 +239,11 @@ void memory_step_import_cpu(std::string_view model, const at::Tensor& inputs, at
 }
 
 // All but the link, in whose place is an empty tensor.
-std::vector<at::Tensor> memory_step_export_cpu(std::string_view model, const at::Tensor& inputs, at::TensorList weights,
-                                               int64_t num_locations, const at::Tensor& rows) {
+std::vector<at::Tensor> memory_step_export_cpu(std::string_view model, at::ArrayRef<double> options, const at::Tensor& inputs,
+                                               at::TensorList weights, int64_t num_locations, const at::Tensor& rows) {
   constexpr const char* kOp = "memory_step_export";
-  const MemorySizes sizes(kOp, model, inputs, weights, num_locations);
-  const CellShape shape = cell_shape(sizes, false, 0);
+  const MemorySizes sizes(kOp, model, options, inputs, weights, num_locations);
+  const CellShape shape = cell_shape(sizes, 0);
   std::vector<at::Tensor> state;
   for (const Shape& s : sizes.state_shapes()) state.push_back(pooled_empty(s, rows.options()));
   if (sizes.dnc) state[MemorySizes::kLink] = at::empty({0}, rows.options());
@@ -249,8 +258,9 @@ std::vector<at::Tensor> memory_step_export_cpu(std::string_view model, const at:
 }
 
 // (a row of the tape, the state's part of it, a row of gradients)
-std::vector<int64_t> memory_step_layout(std::string_view model, at::IntArrayRef sizes, at::ScalarType dtype) {
-  const CellShape shape = step_shape("memory_step_layout", model, sizes, false, 0);
+std::vector<int64_t> memory_step_layout(std::string_view model, at::ArrayRef<double> options, at::IntArrayRef sizes,
+                                        at::ScalarType dtype) {
+  const CellShape shape = step_shape("memory_step_layout", model, options, sizes, 0);
   std::vector<int64_t> result;
   with_memory_kernels(dtype, [&](auto kernel_type, const auto&) {
     using C = typename decltype(kernel_type)::type;

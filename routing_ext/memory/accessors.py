@@ -12,7 +12,7 @@ from .._states import DncState, NtmState
 from ..ops import dnc_access, ntm_access
 from .external_memory import External2DMemory
 from .heads import DynamicReadHead, DynamicWriteHead, Head, StaticReadHead, StaticWriteHead
-from .options import read_options
+from .options import OF_DNC, dnc_options, read_options
 from .sequence_state import PartModule, SequenceState, StateTensor
 
 
@@ -27,7 +27,7 @@ class Accessor(PartModule):
         args: an object with the attributes below and, optionally, write_head_params, read_head_params and memory_params with
             more attributes of the parts; or None.
         options: hidden_dim (H), num_write_heads (V), num_read_heads (R), mem_hei (N), mem_wid (W); batch_size, dtype,
-            num_allowed_shifts, usage.
+            num_allowed_shifts, usage, allocation, temperature.
     """
 
     _WriteHead: ClassVar[type[Head]]
@@ -40,7 +40,7 @@ class Accessor(PartModule):
             args,
             options,
             ("hidden_dim", "num_write_heads", "num_read_heads", "mem_hei", "mem_wid"),
-            {"batch_size": None, "num_allowed_shifts": None, "usage": "reference", "dtype": None},
+            {"batch_size": None, "num_allowed_shifts": None, "dtype": None, **OF_DNC},
         )
         self.batch_size: int | None = read["batch_size"]
         self.hidden_dim: int = read["hidden_dim"]
@@ -48,7 +48,8 @@ class Accessor(PartModule):
         self.num_read_heads: int = read["num_read_heads"]
         self.mem_hei: int = read["mem_hei"]
         self.mem_wid: int = read["mem_wid"]
-        self.usage: str = read["usage"]
+        self.options = dnc_options(type(self).__name__, read)
+        self.usage: str = self.options.usage
         self._sizes = {
             "H": self.hidden_dim,
             "V": self.num_write_heads,
@@ -57,7 +58,7 @@ class Accessor(PartModule):
             "W": self.mem_wid,
         }
         common = {name: read[name] for name in ("batch_size", "mem_hei", "mem_wid", "dtype")}
-        of_heads = {**common, **{name: read[name] for name in ("hidden_dim", "num_allowed_shifts", "usage")}}
+        of_heads = {**common, **{name: read[name] for name in ("hidden_dim", "num_allowed_shifts", *OF_DNC)}}
         self.write_heads = self._WriteHead(
             getattr(args, "write_head_params", None), num_heads=self.num_write_heads, **of_heads
         )
@@ -113,7 +114,7 @@ class DynamicAccessor(Accessor):
     _ReadHead = DynamicReadHead
 
     def _access(self, interface: Tensor, batch: int) -> DncState:
-        return dnc_access(interface, self._current(DncState, batch), usage=self.usage)
+        return dnc_access(interface, self._current(DncState, batch), **self.options._asdict())
 
 
 class StaticAccessor(Accessor):

@@ -21,7 +21,7 @@ from ..ops import (
     memory_write,
     ntm_location,
 )
-from .options import read_options
+from .options import OF_DNC, dnc_options, read_options
 from .sequence_state import PartModule, SequenceState, StateTensor
 from .visual import Heatmap
 
@@ -47,7 +47,7 @@ class Head(PartModule):
         args: an object with the attributes below, or None.
         options: num_heads, hidden_dim (H), mem_hei (N), mem_wid (W); batch_size, dtype, visualize, vis, refs; of static heads
             num_allowed_shifts (3); of dynamic read heads num_read_modes, twice the number of write heads plus 1; of dynamic
-            write heads usage, see :class:`DNCCircuit`.
+            write heads usage, allocation and temperature, see :class:`DncOptions`.
     """
 
     _letter: str  # of the number of heads, in the shapes of the state
@@ -65,8 +65,8 @@ class Head(PartModule):
                 "batch_size": None,
                 "num_allowed_shifts": 3,
                 "num_read_modes": 3,
-                "usage": "reference",
                 "dtype": None,
+                **OF_DNC,
                 **Heatmap.OPTIONS,
             },
         )
@@ -77,7 +77,8 @@ class Head(PartModule):
         self.mem_wid: int = read["mem_wid"]
         self.num_allowed_shifts: int = read["num_allowed_shifts"]
         self.num_read_modes: int = read["num_read_modes"]
-        self.usage: str = read["usage"]
+        self.options = dnc_options(name, read)
+        self.usage: str = self.options.usage
         self._heatmap = Heatmap(self._title, read)
         self._sizes = {self._letter: self.num_heads, "N": self.mem_hei}
         self._state = SequenceState()
@@ -150,7 +151,9 @@ class DynamicWriteHead(DynamicHead, _WriteHead):
         x = self._interface(hidden_vb)
         paper = self.usage == "paper"
         gates = x["write_gate"] * x["alloc_gate"] if paper else x["write_gate"]
-        allocation, usage = dnc_allocation(usage_vb.clone(), gates)
+        allocation, usage = dnc_allocation(
+            usage_vb.clone(), gates, mode=self.options.allocation, temperature=self.options.temperature
+        )
         if not paper:
             usage_vb.copy_(usage)
         by_content = content_weights(x["key"], x["beta"], memory_vb)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-USAGES = ("reference", "paper")
+from .._memory_options import DncOptions
+
+# Those of a DNC's options that leave its heads as they are.
+OF_DNC: Mapping[str, Any] = {name: DncOptions._field_defaults[name] for name in ("usage", "allocation", "temperature")}
 
 
 def read_options(
@@ -22,7 +25,7 @@ def read_options(
 
     Raises:
         TypeError: an unknown keyword, or a size is missing.
-        ValueError: a size below 1, or no such `usage`.
+        ValueError: a size below 1.
     """
     unknown = sorted(given.keys() - {*sizes, *optional})
     if unknown:
@@ -39,6 +42,9 @@ def read_options(
         value = options.get(name)
         if value is not None and value < 1:
             raise ValueError(f"{owner}: {name} must be at least 1, got {value}")
-    if options.get("usage", "reference") not in USAGES:
-        raise ValueError(f'{owner}: usage must be "reference" or "paper", got {options["usage"]!r}')
     return options
+
+
+def dnc_options(owner: str, read: Mapping[str, Any]) -> DncOptions:
+    """Those of `OF_DNC` among what :func:`read_options` gave."""
+    return DncOptions.read(owner, {name: read[name] for name in OF_DNC})

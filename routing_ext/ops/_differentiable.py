@@ -23,7 +23,7 @@ def differentiable(op: str, fake: Callable[..., Tensor | tuple[Tensor, ...]], re
 
     Args:
         op: name of the raw operator, whose backward pass is called like it with ``_backward`` behind.
-        fake: what the operator returns, as far as shapes go, of its tensors.
+        fake: what the operator returns, as far as shapes go, of its tensors and options.
         results: how many of the operator's results there are to the caller; the others are for the backward pass.
     """
     forward_op = getattr(torch.ops.routing_ext, op).default
@@ -66,7 +66,7 @@ def differentiable(op: str, fake: Callable[..., Tensor | tuple[Tensor, ...]], re
     def fake_forward(*arguments: Any) -> Any:
         tensors = arguments[: len(names)]
         check_devices(op, tensors[0], **dict(zip(names, tensors, strict=True)))
-        return fake(*tensors)
+        return fake(*arguments)
 
     def fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
         return tuple(t.new_empty(t.shape) for t in arguments[results : results + len(names)])

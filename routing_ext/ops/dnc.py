@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from .._memory_options import DncOptions
 from .._states import DncState
 from ._differentiable import differentiable
 
@@ -14,10 +17,11 @@ def _fake_link(link: Tensor, precedence: Tensor, write_weights: Tensor, read_wei
     return tuple(link.new_empty(s) for s in (link.shape, precedence.shape, reads, reads))
 
 
-def _fake_access(interface: Tensor, memory: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+def _fake_access(interface: Tensor, memory: Tensor, *state_and_options: Any) -> tuple[Tensor, ...]:
+    *state, options = state_and_options
     (batch, locations, word), writes, reads = memory.shape, state[-2].size(1), state[-1].size(1)
     sizes = [0, 0, 0, *(int(n) for n in (locations, word, writes, reads)), 0]
-    row = torch.ops.routing_ext.memory_row_size("dnc", sizes, memory.dtype)
+    row = torch.ops.routing_ext.memory_row_size("dnc", options, sizes, memory.dtype)
     shapes = [memory.shape, *(t.shape for t in state), (batch, reads, word), (batch, row)]
     return tuple(memory.new_empty(s) for s in shapes)
 
@@ -25,7 +29,7 @@ def _fake_access(interface: Tensor, memory: Tensor, *state: Tensor) -> tuple[Ten
 _dnc_usage = differentiable("dnc_usage", lambda usage, write_weights, free_gates, read_weights: usage.new_empty(usage.shape))
 _dnc_allocation = differentiable(
     "dnc_allocation",
-    lambda usage, write_gates: tuple(
+    lambda usage, write_gates, temperature: tuple(
         usage.new_empty(s) for s in ((*write_gates.shape, usage.size(1)), usage.shape, (*write_gates.shape, usage.size(1)))
     ),
     results=2,
@@ -116,7 +120,7 @@ def dnc_temporal_link(
     return _dnc_temporal_link(link, precedence, write_weights, read_weights)  # type: ignore[no-any-return]
 
 
-def dnc_access(interface: Tensor, state: DncState, *, usage: str = "reference") -> DncState:
+def dnc_access(interface: Tensor, state: DncState, **options: Any) -> DncState:
     """The state after one step of the memory, controlled by the interface: all of the accessor in one call.
 
     Computes what :func:`routing_ext.reference.dnc_access` does.
@@ -126,16 +130,16 @@ def dnc_access(interface: Tensor, state: DncState, *, usage: str = "reference") 
             ``V``, write gates ``V``, erase ``V*W``, add ``V*W``; for the R read heads: keys ``R*W``, strengths ``R``, free
             gates ``R``, and, each head's together, read modes ``R*(2V+1)``.
         state: after the last step. Of its read vectors only the shape counts; `hidden` and `cell` are handed on.
-        usage: ``"reference"`` or ``"paper"``, see :func:`routing_ext.reference.dnc_access`.
+        options: of :class:`~routing_ext.memory.DncOptions`.
 
     Returns:
         The next state. Differentiable, once, in the interface and the state.
 
     Raises:
-        ValueError: an unknown usage.
+        TypeError: an unknown option.
+        ValueError: an option has no such value.
         RuntimeError: wrong shape, dtype or device.
     """
-    if usage not in ("reference", "paper"):
-        raise ValueError(f'dnc_access: usage must be "reference" or "paper", got {usage!r}')
-    *memory, read_vectors = _dnc_access(interface, *state[:6], options=(usage == "paper",))
+    numbers = DncOptions.read("dnc_access", options).numbers()
+    *memory, read_vectors = _dnc_access(interface, *state[:6], options=(numbers,))
     return DncState._make([*memory, state.hidden, state.cell, read_vectors])

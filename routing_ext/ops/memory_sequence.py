@@ -3,77 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .._memory_options import DncOptions
 from .._states import SHAPES, DncState, NtmState, State
 from ._devices import check_devices
 
-_forward_op = torch.ops.routing_ext.memory_sequence.default
-_backward_op = torch.ops.routing_ext.memory_sequence_backward.default
+_op = torch.ops.routing_ext.memory_sequence_node.default
 
-_LINK = DncState._fields.index("link")
 _FEW_LINK_BYTES = 1 << 22  # so much is kept rather than computed again
 
 
-class _Options(NamedTuple):
-    """The arguments of the raw operators that are no tensors."""
-
-    model: str
-    num_locations: int
-    paper_usage: bool
-    clip_value: float
-    link_every: int
-
-
-class MemorySequenceFunction(torch.autograd.Function):
-    """``tensors`` are the state, if it is given, and then the weights."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, options: _Options, num_states: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        state, weights = tensors[:num_states], tensors[num_states:]
-        y, final, tape = _forward(x, options, state, weights, keep=True)
-        link = state[_LINK] if options.model == "dnc" and num_states else None
-        ctx.save_for_backward(x, link, *tape, *weights)
-        ctx.options, ctx.num_states, ctx.num_tape = options, num_states, len(tape)
-        needs: tuple[bool, ...] = ctx.needs_input_grad
-        ctx.output_mask = (needs[0], any(needs[3 + num_states :]), any(needs[3 : 3 + num_states]))
-        ctx.set_materialize_grads(False)
-        return (y, *final)
-
-    @staticmethod
-    def backward(ctx: Any, grad_y: Tensor | None, *grad_state: Tensor | None) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            raise RuntimeError(f"{ctx.options.model}_sequence: has no second derivative, got create_graph=True")
-        x, link, *saved = ctx.saved_tensors
-        tape, weights = saved[: ctx.num_tape], saved[ctx.num_tape :]
-        o: _Options = ctx.options
-        grad_x, grad_weights, grad_initial = _backward_op(
-            o.model, grad_y, grad_state, x, link, weights, tape, o.num_locations, o.paper_usage, o.clip_value, o.link_every,
-            ctx.output_mask,
-        )  # fmt: skip
-        wants_x, wants_weights, wants_state = ctx.output_mask
-        return (
-            grad_x if wants_x else None,
-            None,
-            None,
-            *(grad_initial if wants_state else [None] * ctx.num_states),
-            *(grad_weights if wants_weights else [None] * len(weights)),
-        )
-
-
-def _forward(
-    x: Tensor, options: _Options, state: Sequence[Tensor], weights: Sequence[Tensor], *, keep: bool
-) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    return _forward_op(  # type: ignore[no-any-return]
-        options.model, x, state, weights, options.num_locations, options.paper_usage, options.clip_value, options.link_every,
-        keep,
-    )  # fmt: skip
-
-
-def _default_link_every(steps: int, link_bytes: int) -> int:
+def default_link_every(steps: int, link_bytes: int) -> int:
     """About the root of the number of steps, which keeps the fewest links at a time; 1 where all of them are little memory."""
     every = 1
     if steps * link_bytes > _FEW_LINK_BYTES:
@@ -83,18 +27,24 @@ def _default_link_every(steps: int, link_bytes: int) -> int:
 
 
 def _sequence(
-    x: Tensor, weights: Sequence[Tensor], state: State | None, options: _Options, kind: type[State]
+    kind: type[State],
+    model: str,
+    options: list[float],
+    x: Tensor,
+    weights: Sequence[Tensor],
+    state: State | None,
+    *numbers: int | float,
 ) -> tuple[Tensor, State]:
-    tensors = [x, *(() if state is None else state), *weights]
+    """`numbers`: the operator's own."""
+    before: Sequence[Tensor] = () if state is None else state
     if not x.is_meta and torch.is_autocast_enabled(x.device.type):
-        tensors = [t.float() if t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors]
-    x, *others = tensors
-    num_states = len(others) - len(weights)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        y, *final = MemorySequenceFunction.apply(x, options, num_states, *others)  # type: ignore[no-untyped-call]
-    else:
-        y, final, _ = _forward(x, options, others[:num_states], others[num_states:], keep=False)
+        x, before, weights = _float(x), [*map(_float, before)], [*map(_float, weights)]
+    y, final = _op(model, options, x, before, weights, *numbers)
     return y, kind(*final)
+
+
+def _float(t: Tensor) -> Tensor:
+    return t.float() if t.is_floating_point() and t.dtype != torch.float64 else t
 
 
 def _num_locations(op: str, state: DncState | NtmState | None, given: int | None) -> int:
@@ -114,9 +64,9 @@ def dnc_sequence(
     state: DncState | None = None,
     *,
     num_locations: int | None = None,
-    usage: str = "reference",
     clip_value: float = 20.0,
     link_every: int | None = None,
+    **options: Any,
 ) -> tuple[Tensor, DncState]:
     """A differentiable neural computer over a sequence: ``(y [T,B,O], state after it)``.
 
@@ -130,27 +80,26 @@ def dnc_sequence(
             free gates (R) and modes (R*(2V+1)); of the output ``weight [O,H+R*W]`` and ``bias [O]``.
         state: before the first step; None: the initial one.
         num_locations: N; needed if there is no state.
-        usage: ``"reference"`` or ``"paper"``, see :func:`routing_ext.reference.dnc_access`.
         clip_value: the hidden state and the output, before its logistic function, are clipped to +-clip_value.
         link_every: of the links, the largest part of the state, one in so many is kept for the backward pass, which computes
             the others again. Default: about the root of T, or 1 where they take little memory.
+        options: of :class:`~routing_ext.memory.DncOptions`.
 
     Returns:
         y and the state after the last step. Differentiable, once, in x, the weights and the state. Under autocast computed in
         float32.
 
     Raises:
-        ValueError: an unknown usage, or no number of locations.
+        TypeError: an unknown option.
+        ValueError: an option has no such value, or no number of locations.
         RuntimeError: wrong shape, dtype or device.
     """
-    if usage not in ("reference", "paper"):
-        raise ValueError(f'dnc_sequence: usage must be "reference" or "paper", got {usage!r}')
+    numbers = DncOptions.read("dnc_sequence", options).numbers()
     locations = _num_locations("dnc_sequence", state, num_locations)
     if link_every is None:
         num_writes = weights[6].size(0) if len(weights) > 6 else 1
-        link_every = _default_link_every(x.size(0), x.size(1) * num_writes * locations**2 * x.element_size())
-    options = _Options("dnc", locations, usage == "paper", clip_value, link_every)
-    return _sequence(x, weights, state, options, DncState)
+        link_every = default_link_every(x.size(0), x.size(1) * num_writes * locations**2 * x.element_size())
+    return _sequence(DncState, "dnc", numbers, x, weights, state, locations, clip_value, link_every)
 
 
 def ntm_sequence(
@@ -183,8 +132,8 @@ def ntm_sequence(
         ValueError: no number of locations.
         RuntimeError: wrong shape, dtype or device.
     """
-    options = _Options("ntm", _num_locations("ntm_sequence", state, num_locations), False, clip_value, 1)
-    return _sequence(x, weights, state, options, NtmState)
+    locations = _num_locations("ntm_sequence", state, num_locations)
+    return _sequence(NtmState, "ntm", [], x, weights, state, locations, clip_value, 1)
 
 
 # ---- fake tensors -----------------------------------------------------------------------------------------------------------
@@ -208,11 +157,11 @@ def _empty_state(model: str, sizes: dict[str, int], like: Tensor) -> list[Tensor
 @torch.library.register_fake("routing_ext::memory_sequence")
 def _(
     model: str,
+    options: Sequence[float],
     x: Tensor,
     state: Sequence[Tensor],
     weights: Sequence[Tensor],
     num_locations: int,
-    paper_usage: bool,
     clip_value: float,
     link_every: int,
     keep: bool,
@@ -223,7 +172,7 @@ def _(
     tape = []
     if keep:
         steps, batch, n = sizes["T"], sizes["B"], sizes["N"]
-        row = torch.ops.routing_ext.memory_row_size(model, [int(sizes[k]) for k in "IHONWVRS"], x.dtype)
+        row = torch.ops.routing_ext.memory_row_size(model, options, [int(sizes[k]) for k in "IHONWVRS"], x.dtype)
         align = 64 // x.element_size()
         links = (steps - 1) // link_every if steps > 0 else 0
         link_batch = batch if model == "dnc" else 0
@@ -237,6 +186,7 @@ def _(
 @torch.library.register_fake("routing_ext::memory_sequence_backward")
 def _(
     model: str,
+    options: Sequence[float],
     grad_y: Tensor | None,
     grad_state: Sequence[Tensor | None],
     x: Tensor,
@@ -244,7 +194,6 @@ def _(
     weights: Sequence[Tensor],
     tape: Sequence[Tensor],
     num_locations: int,
-    paper_usage: bool,
     clip_value: float,
     link_every: int,
     output_mask: Sequence[bool],

@@ -13,7 +13,7 @@ def _fake_access(interface: Tensor, memory: Tensor, write_weights: Tensor, read_
     (batch, locations, word), writes, reads = memory.shape, write_weights.size(1), read_weights.size(1)
     shifts = (interface.size(1) - writes * (3 * word + 3) - reads * (word + 3)) // (writes + reads)
     sizes = [0, 0, 0, *(int(n) for n in (locations, word, writes, reads, shifts))]
-    row = torch.ops.routing_ext.memory_row_size("ntm", sizes, memory.dtype)
+    row = torch.ops.routing_ext.memory_row_size("ntm", [], sizes, memory.dtype)
     shapes = (memory.shape, write_weights.shape, read_weights.shape, (batch, reads, word), (batch, row))
     return tuple(memory.new_empty(s) for s in shapes)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._memory_options import DncOptions
 from .._states import DncState
 from .memory_ops import EPSILON, content_weights, memory_read, memory_write
 from .memory_sequence import memory_sequence
@@ -92,7 +94,7 @@ def dnc_temporal_link(
     return link, precedence, forward, backward
 
 
-def dnc_access(interface: Tensor, state: DncState, *, usage: str = "reference") -> DncState:
+def dnc_access(interface: Tensor, state: DncState, **options: Any) -> DncState:
     """The state after one step of the memory, controlled by the interface; `hidden` and `cell` stay as they are.
 
     Args:
@@ -102,13 +104,10 @@ def dnc_access(interface: Tensor, state: DncState, *, usage: str = "reference") 
             activation: keys and add go through tanh, strengths through softplus, the modes of a head through softmax, gates
             and erase through the logistic function.
         state: after the last step.
-        usage: ``"reference"``: what a head is about to allocate counts as used by its write gate, for the heads after it and
-            in the usage that is carried to the next step, and usage has a gradient to the write weights. ``"paper"``: it
-            counts by write gate times allocation gate, for the heads after it only, and there is no such gradient.
+        options: of :class:`~routing_ext.memory.DncOptions`.
     """
-    if usage not in ("reference", "paper"):
-        raise ValueError(f'dnc_access: usage must be "reference" or "paper", got {usage!r}')
-    paper = usage == "paper"
+    o = DncOptions.read("dnc_access", options)
+    paper = o.usage == "paper"
     batch, v, _ = state.write_weights.shape
     r, w = state.read_vectors.shape[1:]
     sizes = [v * w, v, v, v, v * w, v * w, r * w, r, r, r * (2 * v + 1)]
@@ -118,7 +117,8 @@ def dnc_access(interface: Tensor, state: DncState, *, usage: str = "reference") 
     read_modes = parts[9].view(batch, r, 2 * v + 1).softmax(-1)
 
     in_use = dnc_usage(state.usage, state.write_weights, free_gates, state.read_weights, detach_write_weights=paper)
-    allocation, simulated = dnc_allocation(in_use, write_gates * allocation_gates if paper else write_gates)
+    gates = write_gates * allocation_gates if paper else write_gates
+    allocation, simulated = dnc_allocation(in_use, gates, mode=o.allocation, temperature=o.temperature)
     by_content = content_weights(write_keys.tanh(), F.softplus(parts[1]), state.memory)
     allocation_gates, write_gates = allocation_gates.unsqueeze(-1), write_gates.unsqueeze(-1)
     write_weights = write_gates * (allocation_gates * allocation + (1 - allocation_gates) * by_content)
@@ -140,7 +140,7 @@ def dnc_access(interface: Tensor, state: DncState, *, usage: str = "reference") 
 
 
 def dnc_sequence(
-    x: Tensor, weights: Sequence[Tensor], state: DncState, *, usage: str = "reference", clip_value: float = 20.0
+    x: Tensor, weights: Sequence[Tensor], state: DncState, *, clip_value: float = 20.0, **options: Any
 ) -> tuple[Tensor, DncState]:
     """``(y [T,B,O], state)``: a differentiable neural computer over a sequence.
 
@@ -150,7 +150,7 @@ def dnc_sequence(
             the interface, see :func:`dnc_access`, ``weight [n,H]``, ``bias [n]``; of the output ``weight [O,H+R*W]`` and
             ``bias [O]``.
         state: before the first step.
-        usage: see :func:`dnc_access`.
         clip_value: the hidden state and the output, before its logistic function, are clipped to +-clip_value.
+        options: of :class:`~routing_ext.memory.DncOptions`.
     """
-    return memory_sequence(x, weights, state, clip_value, lambda interface, s: dnc_access(interface, s, usage=usage))
+    return memory_sequence(x, weights, state, clip_value, lambda interface, s: dnc_access(interface, s, **options))

@@ -15,6 +15,7 @@ from circuits import CIRCUITS, SIZES, Run, inputs
 from helpers import normal
 from torch import Tensor
 
+from routing_ext import reference
 from routing_ext.memory import Circuit, DNCCircuit, NTMCircuit
 
 
@@ -108,6 +109,7 @@ def test_keywords_come_before_args() -> None:
         ({"mem_height": 4}, TypeError, "DNCCircuit: arguments are .*mem_hei.*; got mem_height"),
         ({"hidden_dim": 0}, ValueError, "DNCCircuit: hidden_dim must be at least 1, got 0"),
         ({"batch_size": 0}, ValueError, "DNCCircuit: batch_size must be at least 1, got 0"),
+        ({"allocation": "topk"}, ValueError, 'DNCCircuit: allocation must be "sort" or "softmax", got \'topk\''),
         ({"usage": "nature"}, ValueError, 'DNCCircuit: usage must be "reference" or "paper", got \'nature\''),
     ],
 )
@@ -194,13 +196,18 @@ def test_unroll_leaves_the_sequence_under_way(make: Callable[..., Circuit]) -> N
     torch.testing.assert_close(torch.cat([first, steps(circuit, x[3:])]), expected)
 
 
-def test_usage_by_the_paper_changes_the_output() -> None:
+@pytest.mark.parametrize("options", [{"usage": "paper"}, {"allocation": "softmax"}], ids=str)
+def test_options_change_the_output(run: Run, options: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    reference = DNCCircuit(**SIZES, dtype=torch.float64)
-    paper = DNCCircuit(**SIZES, usage="paper", dtype=torch.float64)
-    paper.load_state_dict(reference.state_dict())
+    plain = DNCCircuit(**SIZES, dtype=torch.float64)
+    other = DNCCircuit(**SIZES, **options, dtype=torch.float64)
+    other.load_state_dict(plain.state_dict())
     x = inputs(20)
-    assert (reference.unroll(x)[0] - paper.unroll(x)[0]).abs().max() > 1e-9
+    y = run(other, x)
+    assert (run(plain, x) - y).abs().max() > 1e-9
+    expected = reference.dnc_sequence(x, other._weights(), other.initial_state(2), **options)[0]
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(gradients(other, y), gradients(other, expected))
 
 
 def test_hidden_state_and_output_are_clipped(make: Callable[..., Circuit], run: Run) -> None:

@@ -62,9 +62,9 @@ def step_of_parts(accessor: Accessor, hidden: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ACCESSORS)
-@pytest.mark.parametrize("usage", ["reference", "paper"])
-def test_heads_one_by_one_are_the_accessor(kind: type[Accessor], usage: str) -> None:
-    whole = accessor_of(kind, usage=usage, batch_size=2)
+@pytest.mark.parametrize("options", [{}, {"usage": "paper"}, {"allocation": "softmax"}], ids=str)
+def test_heads_one_by_one_are_the_accessor(kind: type[Accessor], options: dict[str, Any]) -> None:
+    whole = accessor_of(kind, **options, batch_size=2)
     parts = copy.deepcopy(whole)
     hidden = hidden_states()
     expected = torch.stack([whole(h) for h in hidden])

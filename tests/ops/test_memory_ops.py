@@ -148,8 +148,12 @@ OPERATORS = {
             "write_weights": ("BVN", weights),
             "read_weights": ("BRN", weights),
         },
-        {usage: access("dnc_access", DncState, usage=usage) for usage in ("reference", "paper")},
-        options=(False,),
+        {
+            "reference": access("dnc_access", DncState),
+            "paper": access("dnc_access", DncState, usage="paper"),
+            "softmax": access("dnc_access", DncState, allocation="softmax", temperature=0.3),
+        },
+        options=([],),
         kept=1,
     ),
     "ntm_access": Operator(

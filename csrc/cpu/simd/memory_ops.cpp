@@ -149,46 +149,34 @@ void dnc_usage_backward_of_sample(const MemoryOpSizes& s, const C* const* in, C*
   sample.give(grad, out[0], 1), sample.give(grad_write, out[1], s.writes), sample.give(grad_read, out[3], s.reads);
 }
 
-// usage, write_gates -> allocation, usage, products (empty for the softmax)
+// usage, write_gates -> allocation, usage, kept
 template <class C>
 void dnc_allocation_of_sample(const MemoryOpSizes& s, const C* const* in, C* const* out, C* scratch) {
   Sample<C> sample(s, scratch);
   const int64_t n = sample.n;
-  const bool sorts = s.temperature == 0;
   C *const allocation = sample.room(out[0], s.writes), *const usage = sample.room_from(in[0], out[1], 1);
-  C *const products = sorts ? sample.room(out[2], s.writes) : nullptr, *const of_allocating = sample.take(3 * n);
+  C *const kept = sample.room(out[2], s.writes), *const of_allocating = sample.take(3 * n);
   for (int64_t v = 0; v < s.writes; ++v) {
     C* const a = allocation + v * n;
-    if (sorts) {
-      allocate(s.locations, n, usage, of_allocating, products + v * n, a);
-    } else {
-      allocate_by_softmax(s.locations, n, usage, static_cast<C>(s.temperature), a);
-    }
+    find_free(s.temperature, s.locations, n, usage, of_allocating, kept + v * n, a);
     for (int64_t i = 0; i < n; i += kLanes<C>) store(usage + i, more_used<C>(load(usage + i), in[1][v], load(a + i)));
   }
-  sample.give(allocation, out[0], s.writes), sample.give(usage, out[1], 1);
-  if (sorts) sample.give(products, out[2], s.writes);
+  sample.give(allocation, out[0], s.writes), sample.give(usage, out[1], 1), sample.give(kept, out[2], s.writes);
 }
-// grad_allocation, grad_usage, usage, write_gates, products -> of usage, write_gates
+// grad_allocation, grad_usage, usage, write_gates, kept -> of usage, write_gates
 template <class C>
 void dnc_allocation_backward_of_sample(const MemoryOpSizes& s, const C* const* in, C* const* out, C* scratch) {
   Sample<C> sample(s, scratch);
   const int64_t n = sample.n;
-  const bool sorts = s.temperature == 0;
-  const C temperature = static_cast<C>(s.temperature);
   const C *const grad = sample.rows(in[0], s.writes), *const gates = in[3];
-  const C* const products = sorts ? sample.rows(in[4], s.writes) : nullptr;
+  const C* const kept = sample.rows(in[4], s.writes);
   C* const grad_usage = sample.room_from(in[1], out[0], 1);
   C *const usages = sample.take((s.writes + 1) * n), *const allocation = sample.take(s.writes * n);
   C *const of_allocation = sample.take(n), *const of_allocating = sample.take(5 * n);
   import_rows(in[2], 1, s.locations, n, C(0), usages);
   for (int64_t v = 0; v < s.writes; ++v) {  // what each head found
     C *const usage = usages + v * n, *const a = allocation + v * n;
-    if (sorts) {
-      allocation_of_products(s.locations, n, usage, products + v * n, a);
-    } else {
-      allocate_by_softmax(s.locations, n, usage, temperature, a);
-    }
+    found_free(s.temperature, s.locations, n, usage, kept + v * n, a);
     for (int64_t i = 0; i < n; i += kLanes<C>) store(usage + n + i, more_used<C>(load(usage + i), gates[v], load(a + i)));
   }
   for (int64_t v = s.writes - 1; v >= 0; --v) {
@@ -201,11 +189,7 @@ void dnc_allocation_backward_of_sample(const MemoryOpSizes& s, const C* const* i
       store(grad_usage + i, of.usage);
     }
     out[1][v] = sum<C>(of_gate);
-    if (sorts) {
-      allocate_backward(s.locations, n, usage, products + v * n, of_allocation, of_allocating, grad_usage);
-    } else {
-      allocate_by_softmax_backward(n, temperature, a, of_allocation, grad_usage);
-    }
+    find_free_backward(s.temperature, s.locations, n, usage, kept + v * n, of_allocation, of_allocating, grad_usage);
     clear_padding(grad_usage, s.locations, n);
   }
   sample.give(grad_usage, out[0], 1);

@@ -211,6 +211,28 @@ inline void allocate_by_softmax_backward(int64_t n, C temperature, const C* allo
     store(grad_usage + i, load(grad_usage + i) - load(allocation + i) * (load(grad + i) - mean) / temperature);
 }
 
+// One head, by softmax if a temperature is given. kept [n] is for the backward pass: the products, or the allocation itself.
+// scratch [3n].
+template <class C>
+inline void find_free(double temperature, int64_t locations, int64_t n, const C* usage, C* scratch, C* kept, C* allocation) {
+  if (temperature == 0) return allocate(locations, n, usage, scratch, kept, allocation);
+  allocate_by_softmax(locations, n, usage, static_cast<C>(temperature), kept);
+  copy(kept, n, allocation);
+}
+// The same allocation from what was kept.
+template <class C>
+inline void found_free(double temperature, int64_t locations, int64_t n, const C* usage, const C* kept, C* allocation) {
+  if (temperature == 0) return allocation_of_products(locations, n, usage, kept, allocation);
+  copy(kept, n, allocation);
+}
+// grad_usage [n] += that of `grad` [n]. scratch [5n].
+template <class C>
+inline void find_free_backward(double temperature, int64_t locations, int64_t n, const C* usage, const C* kept, const C* grad,
+                               C* scratch, C* grad_usage) {
+  if (temperature == 0) return allocate_backward(locations, n, usage, kept, grad, scratch, grad_usage);
+  allocate_by_softmax_backward(n, static_cast<C>(temperature), kept, grad, grad_usage);
+}
+
 // usage + (1 - usage) amount allocation: what is written by an allocation counts as used.
 template <class C>
 inline Vec<C> more_used(Vec<C> usage, C amount, Vec<C> allocation) {

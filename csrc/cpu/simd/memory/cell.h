@@ -77,6 +77,12 @@ void pack_backward(const CellShape& s, const CellWeights<const C>& w, C* packed,
   pack(s.gates(), s.input, packed + at.to_input, [&](int64_t k) { return w.input + k * of_input; });
 }
 
+// Begins to fetch a row from memory.
+template <bool to_write, class C>
+inline void fetch(const C* row, int64_t count) {
+  for (int64_t i = 0; i < count; i += AccessLayout<C>::kAlign) __builtin_prefetch(row + i, to_write, 2);
+}
+
 // ---- one step --------------------------------------------------------------------------------------------------------------
 
 template <class C>
@@ -101,6 +107,7 @@ void cell_forward(const CellShape& s, const CellStep<C>& step) {
     const C* const previous = step.previous + b * row;
     C* const next = step.next + b * row;
     const int64_t link = b * at.access.link_size;
+    if (b + 1 < step.rows) fetch<true>(next + row + at.small, row - at.small);
     access_kernels<C>(s.access.kind)
         .forward(s.access,
                  {step.interface + b * interface_size,
@@ -146,6 +153,7 @@ void cell_backward(const CellShape& s, const CellStepBackward<C>& step) {
     const C *const previous = step.previous + b * row, *const next = step.next + b * row;
     C* const grad = step.grad_state + b * state_row;
     const int64_t link = b * at.access.link_size;
+    if (b + 1 < step.rows) fetch<false>(previous + row, row);
     access_kernels<C>(s.access.kind)
         .backward(s.access,
                   {{previous + at.small, previous + at.memory, step.previous_link ? step.previous_link + link : nullptr},

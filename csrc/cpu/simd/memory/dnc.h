@@ -28,7 +28,7 @@ struct DncScalars {
 // What a write by allocation adds to the usage that the next head sees.
 template <class C>
 inline C allocation_amount(const AccessShape& s, const DncScalars<const C>& gates, int64_t v) {
-  return s.paper_usage ? gates.allocation_gates[v] * gates.write_gates[v] : gates.write_gates[v];
+  return s.options.paper_usage ? gates.allocation_gates[v] * gates.write_gates[v] : gates.write_gates[v];
 }
 
 template <class C>
@@ -64,7 +64,7 @@ void dnc_forward(const AccessShape& s, const AccessStep<C>& step) {
     content_weights(x.write_strengths[v], x.write_norms[v], before + at.norms, locations, n, record + at.write_cosine + v * n,
                     content);
     C* const weights = after + at.write_weights + v * n;
-    allocate(locations, n, usage, step.scratch, record + at.allocation_product + v * n, weights);
+    find_free(s.options.temperature, locations, n, usage, step.scratch, record + at.allocation + v * n, weights);
     const C gate = x.write_gates[v], by_allocation = x.allocation_gates[v], amount = allocation_amount<C>(s, gates, v);
     for (int64_t i = 0; i < n; i += kLanes<C>) {
       const Vec<C> allocation = load(weights + i);
@@ -72,7 +72,7 @@ void dnc_forward(const AccessShape& s, const AccessStep<C>& step) {
       store(weights + i, gate * (by_allocation * allocation + (C(1) - by_allocation) * load(content + i)));
     }
   }
-  if (s.paper_usage) {
+  if (s.options.paper_usage) {
     for (int64_t i = 0; i < n; i += kLanes<C>) store(usage + i, load(freed + i));
   }
 
@@ -196,15 +196,15 @@ void dnc_backward(const AccessShape& s, const AccessStepBackward<C>& step) {
   // The write weights: allocation and content.
   for (int64_t i = 0; i < n; i += kLanes<C>) store(usages + i, load(record + at.usage_freed + i));
   for (int64_t v = 0; v < s.writes; ++v) {
-    const C *const u = usages + v * n, *const product = record + at.allocation_product + v * n;
+    const C* const u = usages + v * n;
     const C amount = allocation_amount<C>(s, x, v);
     C* const a = allocation + v * n;
-    allocation_of_products(locations, n, u, product, a);
+    found_free(s.options.temperature, locations, n, u, record + at.allocation + v * n, a);
     if (v + 1 == s.writes) break;
     for (int64_t i = 0; i < n; i += kLanes<C>) store(usages + (v + 1) * n + i, more_used<C>(load(u + i), amount, load(a + i)));
   }
   fill(of_norms, n, C(0));
-  for (int64_t i = 0; i < n; i += kLanes<C>) store(of_usage + i, s.paper_usage ? Vec<C>{} : load(grad + at.usage + i));
+  for (int64_t i = 0; i < n; i += kLanes<C>) store(of_usage + i, s.options.paper_usage ? Vec<C>{} : load(grad + at.usage + i));
   for (int64_t v = s.writes - 1; v >= 0; --v) {
     const C *const g = of_write_weights + v * n, *const content = record + at.write_content + v * n;
     const C *const a = allocation + v * n, *const u = usages + v * n;
@@ -222,9 +222,10 @@ void dnc_backward(const AccessShape& s, const AccessStepBackward<C>& step) {
     }
     C total[3];
     store_sums<C>(of_gates, total);
-    of.write_gates[v] = total[0] + total[2] * (s.paper_usage ? by_allocation : C(1));
-    of.allocation_gates[v] = total[1] + (s.paper_usage ? total[2] * gate : C(0));
-    allocate_backward(locations, n, u, record + at.allocation_product + v * n, of_allocation + v * n, of_allocating, of_usage);
+    of.write_gates[v] = total[0] + total[2] * (s.options.paper_usage ? by_allocation : C(1));
+    of.allocation_gates[v] = total[1] + (s.options.paper_usage ? total[2] * gate : C(0));
+    find_free_backward(s.options.temperature, locations, n, u, record + at.allocation + v * n, of_allocation + v * n,
+                       of_allocating, of_usage);
     const ContentGradient<C> key =
         content_weights_backward(x.write_strengths[v], x.write_norms[v], before + at.norms, n,
                                  record + at.write_cosine + v * n, content, of_write_content + v * n, of_norms);
@@ -235,12 +236,12 @@ void dnc_backward(const AccessShape& s, const AccessStepBackward<C>& step) {
                    step.previous.memory, word, n, of_memory);
 
   // The usage, and the weights of the step before.
-  if (s.paper_usage) {
+  if (s.options.paper_usage) {
     for (int64_t i = 0; i < n; i += kLanes<C>) store(of_usage + i, load(of_usage + i) + load(grad + at.usage + i));
   }
   clear_padding(of_usage, locations, n);
   const UsageWeights<C> used{s.writes, s.reads, n, before + at.write_weights, before + at.read_weights, x.free_gates};
-  update_usage_backward(used, before + at.usage, of_usage, s.paper_usage ? nullptr : grad + at.write_weights,
+  update_usage_backward(used, before + at.usage, of_usage, s.options.paper_usage ? nullptr : grad + at.write_weights,
                         grad + at.read_weights, of.free_gates);
   for (int64_t i = 0; i < n; i += kLanes<C>) store(grad + at.usage + i, load(of_usage + i));
 

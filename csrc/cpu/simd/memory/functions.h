@@ -200,6 +200,10 @@ template <class C>
 inline void fill(C* row, int64_t count, C value) {
   for (int64_t i = 0; i < count; ++i) row[i] = value;
 }
+template <class C>
+inline void copy(const C* from, int64_t count, C* to) {
+  for (int64_t i = 0; i < count; ++i) to[i] = from[i];
+}
 // The padding of a row over locations.
 template <class C>
 inline void clear_padding(C* row, int64_t count, int64_t padded) {

@@ -28,7 +28,7 @@ SANITIZED = ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv compile build demo test check format sanitize bench bench-tiny readme docs wheel clean
+.PHONY: help venv compile build demo test check format visdom sanitize bench bench-tiny readme docs wheel clean
 
 help:  ## lists these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,9 +51,15 @@ venv: $(DONE)-dev  ## makes the environment, with all tools
 
 build: compile $(DONE)-dev  ## compiles what has changed
 
-demo: compile $(DONE)-demo  ## trains a routed network on real data, and a memory network
+DEMO := runs/demo-$(shell date +%Y%m%d-%H%M%S)
+demo: compile $(DONE)-demo  ## trains a memory network on repeat-copy, and a routed network on real data
+	$(PY) -m routing_ext train repeat-copy --threads 1 --out $(DEMO)
+	$(PY) -m routing_ext test $(DEMO)
+	$(PY) -m routing_ext plot $(DEMO)
+	$(PY) -m routing_ext bench --seconds 1
 	$(PY) examples/routed_mnist.py --out demo.png
-	$(PY) examples/dnc_repeat_copy.py --out dnc-demo.png
+	@echo 'The memory network is in $(DEMO), its pictures in $(DEMO)/figures; that of the routed network is demo.png.'
+	@echo 'Next: $(PY) -m routing_ext train copy, or train --help; tensorboard --logdir runs'
 
 test: build check  ## runs all checks and tests
 	$(PYTEST)
@@ -70,6 +76,11 @@ format: build  ## brings all sources into the form that `check` asks for
 	$(PY) -m ruff check --quiet --fix-only .
 	$(PY) -m ruff format --quiet .
 	@$(CLANG_FORMAT) -i $(CPP)
+
+visdom: build  ## a Visdom server for the tests, with what its page loads (from npm)
+	@echo 'setuptools<81' > build/visdom-constraint.txt
+	$(PIP) --build-constraint build/visdom-constraint.txt visdom 'tornado<6.5'
+	$(PY) tests/training/visdom_scripts.py
 
 sanitize: build  ## the operator tests under AddressSanitizer and UBSan
 	ROUTING_EXT_SANITIZE=1 ROUTING_EXT_CUDA=0 $(PY) setup.py --quiet build --build-lib build/sanitized

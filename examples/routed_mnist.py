@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from itertools import islice, pairwise
 from pathlib import Path
 
-from demo_tools import explain, output_file, positive, rates_in_turns
+from demo_tools import explain, output_file, positive
 
 try:
     import torch
@@ -28,6 +28,7 @@ try:
     from tqdm import tqdm
 
     from routing_ext import reference, routing, tasks
+    from routing_ext.cli.bench import rates_in_turns
     from routing_ext.tasks import Batch, MultiTaskImages
 except ImportError as error:
     sys.exit(explain(error))

@@ -12,13 +12,15 @@ from typing import NamedTuple
 import matplotlib
 import numpy as np
 import torch
-from demo_tools import FAINT, INK, MUTED, OTHER, OURS, SOFT, STYLE, Rate
+from demo_tools import FAINT, INK, MUTED, OTHER, OURS, SOFT, STYLE
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.patches import FancyBboxPatch
 from torch import Tensor
+
+from routing_ext.cli.bench import Rate
 
 # Ten colours that stay apart under every common colour blindness (M. A. Petroff, 2021).
 COLOURS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")

@@ -5,6 +5,6 @@ from ._version import __version__
 
 # isort: split
 # Only now: the operators are registered when the extension is loaded.
-from . import compat, memory, ops, reference, routing, tasks
+from . import compat, memory, ops, reference, routing, tasks, training
 
-__all__ = ["__version__", "build_info", "compat", "memory", "ops", "reference", "routing", "tasks"]
+__all__ = ["__version__", "build_info", "compat", "memory", "ops", "reference", "routing", "tasks", "training"]

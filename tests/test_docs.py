@@ -201,6 +201,7 @@ PUBLIC = {
     **OPERATORS,
     **LAYERS,
     **public(routing_ext.tasks),
+    **public(routing_ext.training),
     **public(routing_ext.reference),
     "routing_ext.build_info": routing_ext.build_info,
 }

@@ -97,7 +97,7 @@ class Row(NamedTuple):
 
 def run(options: Options) -> None:
     """Prints a row for each comparison."""
-    if not options.seconds > 0 or (options.threads or 1) < 1:
+    if not options.seconds > 0 or (options.threads is not None and options.threads < 1):
         raise UserError(f"seconds and threads must be above 0, got {options.seconds:g} and {options.threads}", exit_code=2)
     if options.threads is not None:
         torch.set_num_threads(options.threads)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any, TypeVar
 
 from ..training.errors import require
@@ -13,7 +15,6 @@ from .errors import UserError
 T = TypeVar("T")
 
 PROGRAM = "routing-ext"
-_RULE = "───"
 
 
 def parse(options: type[T], arguments: Sequence[str], command: str, default: T | None = None) -> T:
@@ -46,10 +47,12 @@ def parse(options: type[T], arguments: Sequence[str], command: str, default: T |
 
 def _one_line(box: str) -> str:
     """What tyro says in a box of several lines: the complaint, and what was perhaps meant."""
-    lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
-    rules = [number for number, line in enumerate(lines) if line.startswith(_RULE)]
-    text = " ".join(lines[: rules[0] if rules else None])
-    if "Perhaps you meant:" in lines:
-        near = [line.split()[0].rstrip(",") for line in lines if line.startswith("--")]
-        text += f"; perhaps {near[0]} was meant" if near else ""
-    return text
+    lines = [line.strip("│ ") for line in box.splitlines()]
+    # The title is within the box's border, or where the terminal has no such characters, above a rule.
+    rule = next((number for number, line in enumerate(lines) if line.startswith(("╭", "---"))), -1)
+    rest = lines[rule + 1 :]
+    text = " ".join(takewhile(lambda line: not line.startswith(("╰", "───", "---")), rest))
+    if "Perhaps you meant:" in rest:
+        near = next((line.split()[0].rstrip(",") for line in rest if re.match("--[a-z]", line)), None)
+        text += f"; perhaps {near} was meant" if near else ""
+    return re.sub(r"^Error parsing \w+: ", "", " ".join(text.split()))

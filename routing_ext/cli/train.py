@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import os
 import sys
+import threading
 import uuid
 from argparse import ArgumentParser
 from collections.abc import Sequence
@@ -109,6 +110,7 @@ def run(options: Options) -> int:
 def _open_run(options: Options) -> Run:
     """The run to go on with, or a new one."""
     if options.resume is None:
+        Trainer(options.problem, options.train)  # raises what is wrong with them before there is a folder
         folder = options.out or next_run("runs", problem_name(options.problem))
         threads = options.train.threads or max(1, torch.get_num_threads() // options.devices)
         return Run.create(folder, options.problem, dataclasses.replace(options.train, threads=threads))
@@ -132,17 +134,26 @@ def _train(run: Run, options: Options, replicas: Replicas) -> None:
         return
     total, batch_size = run.config.steps, run.config.batch_size
     trainer.sinks = open_sinks(run, total, trainer.step, batch_size, visdom=options.visdom, progress=options.progress)
+    threading.excepthook = _in_thread
     try:
         for sink in trainer.sinks:
             where = "Run" if trainer.step == 0 else f"Going on after step {trainer.step}"
             sink.message(f"{where}: {run.path} (TensorBoard: tensorboard --logdir {run.path.parent})")
         values = trainer.fit()
     finally:
+        threading.excepthook = threading.__excepthook__
         for sink in trainer.sinks:
-            sink.close()
+            with contextlib.suppress(OSError):  # it was told of already
+                sink.close()
     results = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
     print(f"{run.path}: {trainer.step} steps; evaluation: {results}")
     print(f"Next: {PROGRAM} test {run.path}")
+
+
+def _in_thread(error: threading.ExceptHookArgs) -> None:
+    """Of a file that TensorBoard's thread cannot write, the training hears by itself."""
+    if not isinstance(error.exc_value, OSError):
+        threading.__excepthook__(error)
 
 
 # ---- several processes ---------------------------------------------------------------------------------------------------

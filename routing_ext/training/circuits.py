@@ -54,6 +54,8 @@ class CircuitConfig:
         num_allowed_shifts: S, of an NTM.
         clip_value: hidden state and output, before its logistic function, are clipped to +- this.
         usage: of a DNC: reference (as pytorch-dnc) or paper (Graves et al., 2016).
+        allocation: of a DNC: sort (as published) or softmax (Ben-Ari and Bekker, 2017).
+        temperature: of that softmax.
 
     Raises:
         ValueError: a number out of range.
@@ -68,13 +70,16 @@ class CircuitConfig:
     num_allowed_shifts: int = 3
     clip_value: float = 20.0
     usage: Literal["reference", "paper"] = "reference"
+    allocation: Literal["sort", "softmax"] = "sort"
+    temperature: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("hidden_dim", "num_write_heads", "num_read_heads", "mem_hei", "mem_wid", "num_allowed_shifts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.clip_value > 0:
-            raise ValueError(f"clip_value must be above 0, got {self.clip_value}")
+        for name in ("clip_value", "temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
 
     def network(self, input_dim: int, output_dim: int) -> DNCCircuit | NTMCircuit | LSTMNetwork:
         """The network, with random weights.

@@ -31,12 +31,14 @@ _PYTORCH_DNC = TrainConfig(
     evaluate_every=500,
     evaluation_batches=50,
     checkpoint_every=500,
+    threads=1,
 )
 
 PRESETS: dict[str, Setup] = {
     "ntm-copy": (SequenceProblem(tasks.Copy(), _NTM), _PYTORCH_DNC),
     "dnc-repeat-copy": (SequenceProblem(tasks.RepeatCopy(), _DNC), _PYTORCH_DNC),
 }
+"""What pytorch-dnc trains, and how, by the names that the command line gives it."""
 
 
 def default_setup(task: str) -> Setup:
@@ -84,6 +86,6 @@ _MULTITASK_CONFIG = TrainConfig(
     evaluate_every=250,
 )
 _SEQUENCE_DEFAULTS = {
-    "copy": (_NTM, dataclasses.replace(_PYTORCH_DNC, steps=10_000, lr=1e-3, report_every=100)),
-    "repeat-copy": (_DNC, TrainConfig(steps=2500, lr=5e-3, schedule="linear", report_every=50, evaluate_every=250)),
+    "copy": (_NTM, dataclasses.replace(_PYTORCH_DNC, steps=5000, lr=1e-3, schedule="linear", report_every=100)),
+    "repeat-copy": (_DNC, TrainConfig(steps=2500, lr=5e-3, schedule="linear", report_every=50, evaluate_every=250, threads=1)),
 }

@@ -101,7 +101,12 @@ class Problem(abc.ABC):
         Args:
             network: of this problem.
             memory: see :meth:`memory`.
+
+        Raises:
+            ValueError: there is something in it, and this class does not say what to do with it.
         """
+        if memory:
+            raise ValueError(f"{type(self).__name__} has memory but no restore_memory")
 
     @abc.abstractmethod
     def batch(self, batch_size: int, generator: torch.Generator) -> Any:
@@ -200,8 +205,8 @@ class RoutingProblem(Problem):
     Attributes:
         data: digits or mnist5k, which come with Python packages; mnist, fashion or cifar100, which are read from your files.
         folder: of these files.
-        algorithm: of the decisions, a class of :mod:`routing_ext.routing`; PerTaskAssignment is the baseline without routing.
-        architecture: who decides: per-task, dispatched or single, see :class:`~routing_ext.tasks.MultiTaskNetwork`.
+        algorithm: of the decisions, a class of routing_ext.routing; PerTaskAssignment is the baseline without routing.
+        architecture: who decides: per-task, dispatched or single, as MultiTaskNetwork explains.
         num_modules: K, of each layer; None for as many as tasks.
         reward: correct (1 or -1 for a right or wrong answer) or neg-loss.
         reward_ratio: of the reward for choosing what others choose.
@@ -214,7 +219,7 @@ class RoutingProblem(Problem):
 
     data: Images = "mnist5k"
     folder: Path | None = None
-    algorithm: Algorithm = "WPL"
+    algorithm: Algorithm = "REINFORCE"
     architecture: Architecture = "per-task"
     num_modules: int | None = None
     reward: Literal["correct", "neg-loss"] = "correct"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .batches import Batches, batch_seed
 from .checkpoints import load_checkpoint
 from .config import TrainConfig
-from .errors import CheckpointError, ConfigError, Diverged, Interrupted
+from .errors import CheckpointError, ConfigError, Diverged, Interrupted, RunError
 from .flat_parameters import FlatParameters
 from .means import Means
 from .problems import Problem
@@ -28,6 +28,7 @@ from .run import Run
 from .watch import Kind, Sink
 
 MEASURE_EVERY = 10  # steps; the loss is measured in each
+REVIEWED = 0.1  # share of the batches that are of lessons learned before, as in Graves et al. (2016)
 
 
 class Trainer:
@@ -105,16 +106,20 @@ class Trainer:
             Interrupted: by SIGINT or SIGTERM; the checkpoint is written before.
             Diverged: the loss is not finite, or explodes; checkpoints are those from before.
             CheckpointError: a checkpoint cannot be written; those before are as they were.
+            RunError: something else cannot be written.
         """
         lessons = self.problem.lessons or [self.problem]
         values: dict[str, float] = {}
-        while self._notes:
-            self._message(self._notes.pop(0))
-        with self._signals_noted():
-            while self.step < self.config.steps:
-                lesson = lessons[min(self._lesson, len(lessons) - 1)]
-                with Batches(partial(self._batch, lesson), self.config.seed, self.step, self.config.steps) as batches:
-                    values = self._learn(lesson, len(lessons), batches)
+        try:
+            while self._notes:
+                self._message(self._notes.pop(0))
+            with self._signals_noted():
+                while self.step < self.config.steps:
+                    make = partial(self._batch, lessons[: self._lesson + 1])
+                    with Batches(make, self.config.seed, self.step, self.config.steps) as batches:
+                        values = self._learn(lessons[self._lesson], len(lessons), batches)
+        except OSError as error:
+            raise RunError(f"{error.strerror or error} at step {self.step}; {self._kept()}: make room, then resume") from None
         return values or self._evaluate()
 
     # ---- steps -----------------------------------------------------------------------------------------------------------
@@ -181,7 +186,11 @@ class Trainer:
             sink.advance(self.step)
         return stop
 
-    def _batch(self, lesson: Problem, generator: torch.Generator) -> Any:
+    def _batch(self, lessons: Sequence[Problem], generator: torch.Generator) -> Any:
+        """Of the last of the lessons, or now and then of another one."""
+        *before, lesson = lessons
+        if before and float(torch.rand((), generator=generator)) < REVIEWED:
+            lesson = before[int(torch.randint(len(before), (), generator=generator))]
         batch = lesson.batch(self.config.batch_size, generator)
         return batch.to(self.device, self.config.torch_dtype, non_blocking=True)
 
@@ -242,14 +251,13 @@ class Trainer:
         return all(bool(p.isfinite().all()) for p in self._parameters)
 
     def _diverged(self, what: str, step: int, batches: Batches) -> Diverged:
-        config = self.config
-        kept = self.run and next((path for path in self.run.checkpoints.last()), None)
-        clip = f"--clip-grad-norm 10 (now {config.clip_grad_norm})"
-        return Diverged(
-            f"{what} at step {step + 1} (seed of its batch: {batches.seed_of(step)}); "
-            f"{f'the last checkpoint is {kept}' if kept else 'there is no checkpoint yet'}. "
-            f"Try a smaller --lr (now {config.lr:g}), {clip} or --dtype float64"
-        )
+        where = f"at step {step + 1} (seed of its batch: {batches.seed_of(step)}); {self._kept()}"
+        clip = f"--clip-grad-norm 10 (now {self.config.clip_grad_norm})"
+        return Diverged(f"{what} {where}. Try a smaller --lr (now {self.config.lr:g}), {clip} or --dtype float64")
+
+    def _kept(self) -> str:
+        last = self.run.checkpoints.last() if self.run is not None else []
+        return f"the last checkpoint is {last[0]}" if last else "there is no checkpoint yet"
 
     @contextlib.contextmanager
     def _signals_noted(self) -> Iterator[None]:

@@ -80,7 +80,7 @@ def test_files_that_hold_no_options(content: str, tmp_path: Path) -> None:
         path.write_text(content)
         with pytest.raises(ConfigError, match=f"bad{suffix}"):
             read_config(path)
-    with pytest.raises(ConfigError, match="cannot read .*nowhere"):
+    with pytest.raises(ConfigError, match=r"cannot read .*nowhere"):
         read_config(tmp_path / "nowhere.yaml")
 
 
@@ -140,4 +140,4 @@ def test_options_are_plain() -> None:
     problem = RoutingProblem(folder=Path("somewhere"))
     options = to_options(problem, TrainConfig(lr_drops=(1, 2)))
     assert json.loads(json.dumps(options)) == options
-    assert list(options)[0] == "task"
+    assert next(iter(options)) == "task"

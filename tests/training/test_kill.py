@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -33,19 +32,10 @@ class Forks:
         """The exit status, as of ``os.waitpid``."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        print(json.dumps(arguments), file=self._process.stdin, flush=True)
-        child = int(self._answer())
-        if kill_after is not None:
-            time.sleep(kill_after)
-            os.kill(child, signal.SIGKILL)
-        return int(self._answer())
-
-    def _answer(self) -> str:
-        """The next line that is a number; others are what the program prints."""
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.strip().isdigit():
-                return line
+        print(json.dumps([arguments, kill_after]), file=self._process.stdin, flush=True)
+        for line in self._process.stdout:  # others are what the program prints
+            if line.startswith("status "):
+                return int(line.split()[1])
         raise AssertionError("the process of forks.py has ended")
 
 

@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from tiny import CONFIG, PROBLEM, config, same, weights
 from torch import Tensor, nn
 
 from routing_ext.tasks import Copy, RepeatCopy, SequenceBatch
+from routing_ext.tasks.multitask_networks import Architecture
 from routing_ext.training import (
     CheckpointError,
     CircuitConfig,
@@ -31,7 +32,10 @@ from routing_ext.training import (
     SequenceProblem,
     TrainConfig,
     Trainer,
+    batch_seed,
 )
+from routing_ext.training.problems import Algorithm
+from routing_ext.training.replicas import ALONE
 from routing_ext.training.watch import Kind, Sink
 
 
@@ -122,6 +126,20 @@ def test_resuming_is_bit_for_bit(name: str, tmp_path: Path) -> None:
     assert reports == {(kind, step): values for kind, step, values in record.reports}
 
 
+@pytest.mark.parametrize("architecture", ["dispatched", "single"])
+@pytest.mark.parametrize("algorithm", get_args(Algorithm))
+def test_routed_networks_resume_bit_for_bit(algorithm: Algorithm, architecture: Architecture, tmp_path: Path) -> None:
+    problem = RoutingProblem("digits", None, algorithm, architecture, reward="neg-loss", decision_lr=0.01)
+    how = config(steps=8, checkpoint_every=4)
+    run = Run(tmp_path / "run", problem, how)
+    with pytest.raises(Stop):
+        Trainer(problem, how, run, [Record(6, stop)]).fit()
+    trainer = Trainer(problem, how, run)
+    assert trainer.step == 4
+    trainer.fit()
+    assert same(weights(trainer.network), trained(problem, how)[0])
+
+
 def test_reports_evaluations_and_checkpoints_come_when_they_are_asked_for(tmp_path: Path) -> None:
     record = Record()
     run = Run.create(tmp_path / "run", PROBLEM, CONFIG)
@@ -142,7 +160,7 @@ def test_reported_means_are_those_of_the_steps() -> None:
     losses: list[float] = []
 
     class Spy(SequenceProblem):
-        def outcome(self, network: nn.Module, batch: SequenceBatch, replicas: Replicas = Replicas()) -> Outcome:
+        def outcome(self, network: nn.Module, batch: SequenceBatch, replicas: Replicas = ALONE) -> Outcome:
             outcome = super().outcome(network, batch, replicas)
             if torch.is_grad_enabled():
                 losses.append(float(outcome.value))
@@ -162,6 +180,30 @@ def test_lessons_are_learned_in_their_order() -> None:
     assert not any("lesson" in values for _, _, values in alone.reports)
 
 
+def test_a_tenth_of_the_batches_is_of_earlier_lessons() -> None:
+    steps: list[int] = []
+
+    class Spy(SequenceProblem):
+        def outcome(self, network: nn.Module, batch: SequenceBatch, replicas: Replicas = ALONE) -> Outcome:
+            steps.append(len(batch.input))
+            return super().outcome(network, batch, replicas)
+
+    tasks = tuple(Copy(min_num_words=n, max_num_words=n) for n in (1, 2))
+
+    @dataclasses.dataclass(frozen=True)
+    class Two(Copy):
+        threshold = -1.0
+
+        @property
+        def lessons(self) -> tuple[Copy, ...]:
+            return tasks
+
+    Trainer(Spy(Two(max_num_words=5), PROBLEM.circuit), config(steps=107, evaluation_batches=1, evaluate_every=107)).fit()
+    assert set(steps[:7]) == {4}
+    assert 2 <= steps[7:107].count(4) <= 25
+    assert steps[7:107].count(4) + steps[7:107].count(6) == 100
+
+
 def test_it_learns() -> None:
     problem = SequenceProblem(Copy(len_word=2, min_num_words=1, max_num_words=2), CircuitConfig("lstm", hidden_dim=32))
     trainer = Trainer(problem, TrainConfig(steps=400, lr=1e-2, optimizer="adam", eps=1e-8, threads=1))
@@ -175,8 +217,6 @@ def test_the_optimiser_is_that_of_torch_whether_parameters_are_one_tensor_or_not
     torch.manual_seed(how.seed)
     network = problem.network()
     optimizer = torch.optim.RMSprop(network.parameters(), lr=how.lr, alpha=how.alpha, eps=how.eps)
-    from routing_ext.training import batch_seed
-
     for step in range(10):
         batch = problem.task.batch(how.batch_size, torch.Generator().manual_seed(batch_seed(how.seed, "train", step)))
         optimizer.zero_grad()
@@ -198,7 +238,7 @@ class Spoiled(SequenceProblem):
     at: int = 12
     calls: list[int] = dataclasses.field(default_factory=list)
 
-    def outcome(self, network: nn.Module, batch: SequenceBatch, replicas: Replicas = Replicas()) -> Outcome:
+    def outcome(self, network: nn.Module, batch: SequenceBatch, replicas: Replicas = ALONE) -> Outcome:
         outcome = super().outcome(network, batch, replicas)
         if not torch.is_grad_enabled():
             return outcome
@@ -264,7 +304,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", PROBLEM, CONFIG)
     Trainer(PROBLEM, config(steps=5), run).fit()
     other = dataclasses.replace(PROBLEM, circuit=dataclasses.replace(PROBLEM.circuit, hidden_dim=9))
-    with pytest.raises(CheckpointError, match="does not fit the run's configuration: .*size mismatch"):
+    with pytest.raises(CheckpointError, match=r"does not fit the run's configuration: .*size mismatch"):
         Trainer(other, CONFIG, run)
 
 

@@ -10,17 +10,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, LogLocator
 
 from ..config_file import to_options
-from .style import FAINT, LINES, STYLE
+from .style import FAINT, LINES, MUTED, STYLE
 
 if TYPE_CHECKING:
     from ..run import Run
 
 # What is drawn, of each report that has it: what it is called, and whether its axis is logarithmic.
 PANELS = {
-    "loss": ("training loss", True),
+    "loss": ("loss", True),
     "bits": ("bits a sequence", True),
     "wrong": ("sequences with an error, %", False),
     "accuracy": ("accuracy on test images, %", False),
@@ -45,18 +45,19 @@ def draw_curves(runs: Sequence[Run]) -> Figure:
     panels = [name for name in PANELS if name in found]
     with matplotlib.rc_context(STYLE):
         width = max(4.4 * len(panels), 6.0)
-        legend = 0.24 * len(groups) + 0.2
+        legend = 0.24 * len(groups) + 0.44
         figure = Figure(figsize=(width, 3.9 + legend), dpi=140, facecolor="white", layout="constrained")
         axes = figure.subplots(1, max(1, len(panels)), squeeze=False)[0]
         for ax, name in zip(axes, panels, strict=False):
             for i, lines in enumerate(reports.values()):
                 _draw(ax, name, lines, LINES[i % len(LINES)], "-" if i < len(LINES) else "--")
-            _finish(ax, name)
+            _finish(ax, name, "images" if "accuracy" in panels else "sequences")
         handles = [
             Line2D([], [], color=LINES[i % len(LINES)], linewidth=2.4, linestyle="-" if i < len(LINES) else "--")
             for i in range(len(groups))
         ]
-        figure.legend(handles, list(groups), loc="outside upper left", frameon=False, fontsize=10)
+        handles.append(Line2D([], [], linestyle="none", marker="o", color=MUTED, markersize=4))
+        figure.legend(handles, [*groups, "evaluation"], loc="outside upper left", frameon=False, fontsize=10)
     return figure
 
 
@@ -94,8 +95,10 @@ def _draw(ax: Axes, name: str, runs: Sequence[Sequence[Mapping[str, Any]]], colo
             ax.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
             ax.plot(x, median, dash, color=colour, linewidth=2.0, solid_capstyle="round")
         else:
-            line = dash if name == "accuracy" else ""
-            ax.plot(x, median, line, marker="o", color=colour, markersize=4, markeredgecolor="white", markeredgewidth=0.6)
+            line = dash if name == "accuracy" else "none"
+            ax.plot(
+                x, median, linestyle=line, marker="o", color=colour, markersize=4, markeredgecolor="white", markeredgewidth=0.6
+            )
             if name == "accuracy":
                 ax.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
 
@@ -113,12 +116,15 @@ def spread(runs: Sequence[Sequence[Mapping[str, Any]]], kind: str, name: str) ->
     return np.array(x), np.array(quartiles).reshape(-1, 3).T
 
 
-def _finish(ax: Axes, name: str) -> None:
+def _finish(ax: Axes, name: str, examples: str) -> None:
     title, logarithmic = PANELS[name]
     ax.set_title(title, fontsize=12, weight="bold", loc="left", pad=10)
-    ax.set_xlabel("training sequences")
+    ax.set_xlabel(f"training {examples}")
     if logarithmic:
         ax.set_yscale("log")
+        low, high = ax.get_ylim()
+        subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if high < 10 * low else (1.0, 2.0, 5.0) if high < 500 * low else (1.0,)
+        ax.yaxis.set_major_locator(LogLocator(subs=subs))
         ax.minorticks_off()
         ax.yaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))

@@ -133,16 +133,18 @@ TORCH_LIBRARY(routing_ext, m) {
   // the 10 or 12 parts of the interface, see AccessShape; weight [O,H+R*W] and bias [O] of the output.
   // state: memory [B,N,W], usage [B,N], precedence [B,V,N], link [B,V,N,N], write weights [B,V,N], read weights [B,R,N],
   // hidden [B,H], cell [B,H], read vectors [B,R,W]; for "ntm" without usage, precedence and link. Empty: the initial one.
+  // lengths [B]: of the samples, behind them y is zero. resets [T,B]: where a sample begins anew.
   // tape: what the backward pass needs, with every link_every-th link; empty unless `keep`.
   m.def(
-      "memory_sequence(str model, float[] options, Tensor x, Tensor[] state, Tensor[] weights, SymInt num_locations, "
-      "float clip_value, SymInt link_every, bool keep) -> (Tensor y, Tensor[] final_state, Tensor[] tape)");
+      "memory_sequence(str model, float[] options, Tensor x, Tensor[] state, Tensor[] weights, Tensor? lengths, "
+      "Tensor? resets, SymInt num_locations, float clip_value, SymInt link_every, bool keep) -> (Tensor y, Tensor[] "
+      "final_state, Tensor[] tape)");
   // grad_y and grad_state: none stands for zero. link: of the state that was given. output_mask: (grad_x, grad_weights,
   // grad_state); what is not wanted comes back empty.
   m.def(
       "memory_sequence_backward(str model, float[] options, Tensor? grad_y, Tensor?[] grad_state, Tensor x, Tensor? link, "
-      "Tensor[] weights, Tensor[] tape, SymInt num_locations, float clip_value, SymInt link_every, bool[3] output_mask) -> "
-      "(Tensor grad_x, Tensor[] grad_weights, Tensor[] grad_initial_state)");
+      "Tensor[] weights, Tensor? lengths, Tensor? resets, Tensor[] tape, SymInt num_locations, float clip_value, "
+      "SymInt link_every, bool[3] output_mask) -> (Tensor grad_x, Tensor[] grad_weights, Tensor[] grad_initial_state)");
   // The length of a row of the tape, for T + 1 states of B samples. sizes: I, H, O, N, W, V, R, S.
   m.def("memory_row_size(str model, float[] options, int[] sizes, ScalarType dtype) -> int");
 

@@ -25,17 +25,21 @@ struct MemorySizes {
   int64_t locations, word, writes, reads, shifts;  // N, W, V, R, S
   std::vector<int64_t> interface;                  // outputs of each part
   MemoryOptions options;
+  bool linked;  // a DNC with a link
 
   // The weights: four of the LSTM, weight and bias of each part of the interface and of the output layer.
   MemorySizes(const char* op, std::string_view model, at::ArrayRef<double> options_, const at::Tensor& x,
               at::TensorList weights, int64_t num_locations)
-      : dnc(model == "dnc"), locations(num_locations), options(memory_options(op, options_)) {
+      : dnc(model == "dnc"),
+        locations(num_locations),
+        options(memory_options(op, options_)),
+        linked(dnc && !options.unlinked) {
     CHECK_ARG(op, "model", dnc || model == "ntm", "must be dnc or ntm, got ", model);
     CHECK_DIM(op, x, 3);
     CHECK_ARG(op, "x", x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble, "must be float32 or float64, got ",
               x.scalar_type());
     CHECK_ARG(op, "num_locations", locations >= 1, "must be at least 1, got ", locations);
-    const size_t parts = dnc ? 10 : 12, count = 4 + 2 * parts + 2;
+    const size_t count = 4 + 2 * InterfaceParts(dnc, 1, 1, 1, 1, options).count + 2;
     CHECK_ARG(op, "weights", weights.size() == count, "must be ", count, " tensors for ", model, ", got ", weights.size());
     const auto size_of = [&](size_t i, int64_t dim) {
       CHECK_ARG(op, "weights", weights[i].dim() == 2, "must have 2 dimensions at ", i, ", got ", weights[i].sizes());
@@ -53,9 +57,8 @@ struct MemorySizes {
               weights[4].sizes());
     CHECK_ARG(op, "weights", dnc || shifts % 2 == 1, "must be of an odd number of shifts, got ", shifts);
 
-    const int64_t vw = writes * word, rw = reads * word, v = writes, r = reads;
-    interface = dnc ? std::vector<int64_t>{vw, v, v, v, vw, vw, rw, r, r, r * (2 * v + 1)}
-                    : std::vector<int64_t>{vw, v, v, v * shifts, v, vw, vw, rw, r, r, r * shifts, r};
+    const InterfaceParts parts(dnc, writes, reads, word, shifts, options);
+    interface.assign(parts.sizes, parts.sizes + parts.count);
     const std::vector<Shape> shapes = weight_shapes();
     for (size_t i = 0; i < count; ++i) {
       const at::Tensor& w = weights[i];
@@ -72,11 +75,12 @@ struct MemorySizes {
     shapes.push_back({output});
     return shapes;
   }
-  // memory, usage, precedence, link, write weights, read weights, hidden, cell, read vectors; NTM: without usage to link.
+  // memory, usage, precedence, link, write weights, read weights, hidden, cell, read vectors; NTM: without usage to link. An
+  // unlinked DNC: link and precedence are empty.
   std::vector<Shape> state_shapes() const {
-    const int64_t b = batch, n = locations;
+    const int64_t b = batch, n = locations, l = linked ? n : 0;
     std::vector<Shape> shapes{{b, n, word}};
-    if (dnc) shapes.insert(shapes.end(), {{b, n}, {b, writes, n}, {b, writes, n, n}});
+    if (dnc) shapes.insert(shapes.end(), {{b, n}, {b, writes, l}, {b, writes, l, l}});
     shapes.insert(shapes.end(), {{b, writes, n}, {b, reads, n}, {b, hidden}, {b, hidden}, {b, reads, word}});
     return shapes;
   }
@@ -152,7 +156,7 @@ struct MemorySequenceBackwardArgs {
               grad_state_.size());
     grad_y = saved("grad_y", grad_y_, {sizes.steps, sizes.batch, sizes.output});
     for (size_t i = 0; i < shapes.size(); ++i) grad_state.push_back(saved("grad_state", grad_state_.get(i), shapes[i]));
-    link = saved("link", link_, {sizes.batch, sizes.writes, sizes.locations, sizes.locations});
+    if (sizes.linked) link = saved("link", link_, shapes[MemorySizes::kLink]);
   }
 
  private:

@@ -77,7 +77,7 @@ CellState<C> cell_state(const MemorySizes& s, const std::vector<at::Tensor>& sta
 class SampleTeam {
  public:
   SampleTeam(const CellShape& s, int64_t batch, int64_t padded_locations, const at::TensorOptions& options) {
-    const bool is_large = s.access.kind == MemoryKind::dnc && s.access.locations >= kTeamLocations;
+    const bool is_large = s.access.linked() && s.access.locations >= kTeamLocations;
     const bool is_alone = is_large && 2 * batch <= at::get_num_threads() && !at::in_parallel_region();
     team_.parts = is_alone ? at::get_num_threads() : 1;
     if (!is_alone) return;
@@ -98,7 +98,7 @@ class SampleTeam {
 // Multiplications of one sample in one step forward, roughly.
 inline int64_t cell_cost(const CellShape& s) {
   const AccessShape& a = s.access;
-  const int64_t link = a.kind == MemoryKind::dnc ? a.writes * (1 + a.reads) * a.locations : 0;
+  const int64_t link = a.linked() ? a.writes * (1 + a.reads) * a.locations : 0;
   return s.gates() * (s.input + s.features()) + s.hidden * a.interface_size() + s.output * s.features() +
          a.locations * (link + 3 * a.word * (a.writes + a.reads));
 }

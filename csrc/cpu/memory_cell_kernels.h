@@ -132,10 +132,11 @@ struct CellStepBackward {
 // The gradients of the parameters, from all steps of all samples.
 template <class C>
 struct CellWeightGradients {
-  int64_t steps, batch;
-  const C* x;      // [T,B,I]
-  const C* tape;   // [T+1,B,row_size]
-  const C* grads;  // [T,B,grad_size]
+  int64_t depth;         // samples and steps, K
+  const C* x;            // [K,I]
+  const C *seen, *made;  // [K,F] twice, rows `stride` apart: the features before and after each step
+  int64_t stride;
+  const C* grads;  // [K,grad_size]
   CellWeights<C> weights;
 };
 

@@ -201,11 +201,12 @@ std::vector<at::Tensor> memory_step_weight_gradients_cpu(std::string_view model,
     check_rows(kOp, "tape", tape, {steps + 1, batch, at.row_size});
     check_rows(kOp, "grads", grads, {steps, batch, at.grad_size});
     const WeightPointers<C> wanted(sizes, result);
+    const C* const seen = cpu::data_of<const C>(tape) + at.features;
     in_threads(threads, [&](int64_t t) {
-      kernels.cell.weight_gradients(
-          shape,
-          {steps, batch, cpu::data_of<const C>(inputs), cpu::data_of<const C>(tape), cpu::data_of<const C>(grads), *wanted}, t,
-          threads);
+      kernels.cell.weight_gradients(shape,
+                                    {steps * batch, cpu::data_of<const C>(inputs), seen, seen + batch * at.row_size,
+                                     at.row_size, cpu::data_of<const C>(grads), *wanted},
+                                    t, threads);
     });
   });
   return result;
@@ -246,7 +247,7 @@ std::vector<at::Tensor> memory_step_export_cpu(std::string_view model, at::Array
   const CellShape shape = cell_shape(sizes, 0);
   std::vector<at::Tensor> state;
   for (const Shape& s : sizes.state_shapes()) state.push_back(pooled_empty(s, rows.options()));
-  if (sizes.dnc) state[MemorySizes::kLink] = at::empty({0}, rows.options());
+  if (sizes.linked) state[MemorySizes::kLink] = at::empty({0}, rows.options());
   with_memory_kernels(rows.scalar_type(), [&](auto kernel_type, const auto& kernels) {
     using C = typename decltype(kernel_type)::type;
     const CellLayout<C> at(shape);

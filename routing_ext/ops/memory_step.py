@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._states import DncState, NtmState
+from .memory_sequence import is_linked
 
 _op = torch.ops.routing_ext
 _pooled_empty = _op.pooled_empty.default
@@ -32,13 +33,17 @@ class Network(NamedTuple):
     """
 
     model: str  # "dnc" or "ntm"
-    options: list[float]  # numbers of DncOptions
+    options: list[float]  # as numbers
     sizes: dict[str, int]
     clip_value: float
 
     @property
     def kind(self) -> type[DncState] | type[NtmState]:
         return DncState if self.model == "dnc" else NtmState
+
+    @property
+    def is_linked(self) -> bool:
+        return is_linked(self.model, self.options)
 
     def numbers(self) -> list[int]:
         return [self.sizes[name] for name in "IHONWVRS"]
@@ -134,7 +139,7 @@ class _Tape:
 
     def _link_bytes(self) -> int:
         b, v, n, padded = self.link_shape
-        return b * v * n * padded * self.weights[0].element_size() if self.network.model == "dnc" else 0
+        return b * v * n * padded * self.weights[0].element_size() if self.network.is_linked else 0
 
     def _empty(self, *shape: int) -> Tensor:
         return _pooled_empty(shape, self.weights[0])  # type: ignore[no-any-return]
@@ -150,7 +155,7 @@ class _Tape:
         """As the first state; none for the initial one."""
         piece = self.pieces[0]
         _op.memory_step_import(*self.model, piece.inputs, self.weights, self.network.sizes["N"], state, False, piece.tape[0])
-        link = state[_LINK] if state and self.network.model == "dnc" else None
+        link = state[_LINK] if state and self.network.is_linked else None
         if link is not None:
             self.link = F.pad(link.detach(), (0, self.link_shape[-1] - link.size(-1))).contiguous()
             self.links[0] = self.link
@@ -160,7 +165,7 @@ class _Tape:
         exported: list[Tensor] = _op.memory_step_export(
             *self.model, self.pieces[0].inputs, self.weights, self.network.sizes["N"], row
         )
-        if self.network.model == "dnc":
+        if self.network.is_linked:
             n = self.network.sizes["N"]
             exported[_LINK] = row.new_zeros(self.link_shape[:3] + (n,)) if self.link is None else self.link[..., :n].clone()
         return exported
@@ -184,7 +189,7 @@ class _Tape:
                 piece = self.pieces[-1]
             before, after = time - piece.first, time - piece.first + 1
         previous, following = self.link, None
-        if self.network.model == "dnc":
+        if self.network.is_linked:
             kept = self.keep and (time + 1) % self.link_every == 0
             if kept:
                 following = self.links[time + 1] = self._empty(*self.link_shape)
@@ -213,7 +218,7 @@ class _Tape:
         """Makes the gradient in `p` that of the state at `time`, of which all that follows has been gone through."""
         if p.state is None:
             p.state = self._empty(self.batch, self.state_size)
-            p.link = self._empty(*self.link_shape) if self.network.model == "dnc" else None
+            p.link = self._empty(*self.link_shape) if self.network.is_linked else None
         if p.time != time:
             p.state.zero_()
             if p.link is not None:
@@ -249,7 +254,7 @@ class _Tape:
         assert p.state is not None
         if piece.first not in p.grads:
             p.grads[piece.first] = self._empty(piece.steps, self.batch, self.grad_size)
-        previous = self._link_at(p, time) if self.network.model == "dnc" else None
+        previous = self._link_at(p, time) if self.network.is_linked else None
         grad_x: Tensor = _backward_op(
             *self.options, packed, grad_y, piece.tape, previous, time - piece.first, p.state, p.link,
             p.grads[piece.first], wants_x,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -76,9 +77,7 @@ def _head_weights(parts: Tensor, memory: Tensor, previous: Tensor) -> Tensor:
     return ntm_location(content, gates.sigmoid(), shifts, 1 + F.softplus(sharpness), previous)
 
 
-def ntm_sequence(
-    x: Tensor, weights: Sequence[Tensor], state: NtmState, *, clip_value: float = 20.0
-) -> tuple[Tensor, NtmState]:
+def ntm_sequence(x: Tensor, weights: Sequence[Tensor], state: NtmState, **options: Any) -> tuple[Tensor, NtmState]:
     """``(y [T,B,O], state)``: a neural Turing machine over a sequence.
 
     Args:
@@ -87,6 +86,7 @@ def ntm_sequence(
             the interface, see :func:`ntm_access`, ``weight [n,H]``, ``bias [n]``; of the output ``weight [O,H+R*W]`` and
             ``bias [O]``.
         state: before the first step.
-        clip_value: the hidden state and the output, before its logistic function, are clipped to +-clip_value.
+        options: clip_value, output, initial, lengths and resets of
+            :func:`routing_ext.reference.memory_sequence.memory_sequence`.
     """
-    return memory_sequence(x, weights, state, clip_value, ntm_access)
+    return memory_sequence(x, weights, state, ntm_access, **options)

@@ -10,20 +10,13 @@ import numpy as np
 import pytest
 import torch
 from circuits import Run
+from locations import same_locations
 from torch import Tensor
 
 from routing_ext.memory import Circuit, DNCCircuit, NTMCircuit
 
 FILES = sorted((pathlib.Path(__file__).parent.parent / "golden" / "pytorch_dnc").glob("*.npz"))
 SIZES = "batch_size input_dim output_dim hidden_dim num_write_heads num_read_heads mem_hei mem_wid clip_value".split()
-LOCATION_DIMENSIONS = {
-    "memory": [0],
-    "usage": [0],
-    "precedence": [1],
-    "write_weights": [1],
-    "read_weights": [1],
-    "link": [1, 2],
-}
 
 
 class Case:
@@ -91,28 +84,5 @@ def test_states(case: Case) -> None:
         actual["link"] = steps[-1].link.detach().unsqueeze(0)
     for sample in range(case.meta["batch_size"]):
         mine, theirs = ({name: t[:, sample] for name, t in states.items()} for states in (actual, expected))
-        order = _matching(_histories(mine), _histories(theirs))
-        for name, value in mine.items():
-            for dimension in LOCATION_DIMENSIONS.get(name, []):
-                value = value.index_select(dimension + 1, order)
+        for name, value in same_locations(mine, theirs).items():
             case.assert_close(value, theirs[name])
-
-
-def _histories(states: dict[str, Tensor]) -> Tensor:
-    """``[N,...]``: all that the states tell of each location."""
-    per_location = [
-        states[name].movedim(dimensions[0] + 1, 0).flatten(1)
-        for name, dimensions in LOCATION_DIMENSIONS.items()
-        if name in states and name != "link"
-    ]
-    return torch.cat(per_location, 1)
-
-
-def _matching(mine: Tensor, theirs: Tensor) -> Tensor:
-    """For each of their locations the one of mine, not taken yet, that is most like it."""
-    distances = torch.cdist(theirs, mine, compute_mode="donot_use_mm_for_euclid_dist")
-    order = []
-    for row in distances:
-        order.append(int(row.argmin()))
-        distances[:, order[-1]] = torch.inf
-    return torch.tensor(order)

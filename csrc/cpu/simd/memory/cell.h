@@ -115,7 +115,7 @@ void cell_forward(const CellShape& s, const CellStep<C>& step) {
   skinny_product<C>(step.rows, {{features.data, row}, s.features()}, step.packed + packed.output, s.output,
                     {step.packed + packed.output_bias, 0}, {step.next + at.slope, row});
   for (int64_t b = 0; b < step.rows; ++b)
-    output_forward(s.output, clip, step.next + b * row + at.slope, step.y + b * s.output);
+    output_forward(s.output, s.access.options.linear_output, clip, step.next + b * row + at.slope, step.y + b * s.output);
 }
 
 template <class C>
@@ -252,7 +252,7 @@ template <class C>
 void weight_gradients(const CellShape& s, const CellWeightGradients<C>& g, int64_t part, int64_t parts) {
   const CellLayout<C> at(s);
   const CellWeights<C>& w = g.weights;
-  const int64_t depth = g.steps * g.batch, reads = s.read_size();
+  const int64_t depth = g.depth, reads = s.read_size();
 
   const int64_t costs[] = {s.input + s.features(), s.hidden, s.features()};  // of an output
   const int64_t counts[] = {s.gates(), s.access.interface_size(), s.output};
@@ -272,14 +272,11 @@ void weight_gradients(const CellShape& s, const CellWeightGradients<C>& g, int64
   C* const panel = static_cast<C*>(thread_scratch(sizeof(C) * block * (kPanelRows + widths)));
   C* const of_x = panel + block * kPanelRows;
   C *const of_hidden = of_x + block * padded<C>(s.input), *const of_reads = of_hidden + block * padded<C>(s.hidden);
-  const auto hidden_of = [&](const C* states) { return Inputs<C>{{states + at.features, at.row_size}, s.hidden, of_hidden}; };
-  const auto reads_of = [&](const C* states) {
-    return Inputs<C>{{states + at.features + s.hidden, at.row_size}, reads, of_reads};
-  };
+  const auto hidden_of = [&](const C* features) { return Inputs<C>{{features, g.stride}, s.hidden, of_hidden}; };
+  const auto reads_of = [&](const C* features) { return Inputs<C>{{features + s.hidden, g.stride}, reads, of_reads}; };
   // The gates saw the features before the step, the other layers those after it.
-  const C *const seen = g.tape, *const made = g.tape + g.batch * at.row_size;
-  const Inputs<C> of_gates[] = {{{g.x, s.input}, s.input, of_x}, hidden_of(seen), reads_of(seen)};
-  const Inputs<C> of_output[] = {hidden_of(made), reads_of(made)};
+  const Inputs<C> of_gates[] = {{{g.x, s.input}, s.input, of_x}, hidden_of(g.seen), reads_of(g.seen)};
+  const Inputs<C> of_output[] = {hidden_of(g.made), reads_of(g.made)};
 
   int64_t k = 0;
   do {  // once where there are no samples, too: their sum is zero
@@ -322,14 +319,15 @@ void import_state(const CellShape& s, const CellState<const C>& given, Span samp
   const CellLayout<C> at(s);
   const AccessShape& a = s.access;
   const int64_t n = at.access.n, locations = a.locations;
-  const C initial = is_gradient ? C(0) : C(kInitialMemory);
+  const bool is_zero = is_gradient || a.options.zero_state;
+  const C initial = is_zero ? C(0) : C(kInitialMemory);
   for (int64_t b = samples.begin; b < samples.end; ++b, rows += stride) {
     const auto take = [&](const C* from, int64_t count, int64_t width, int64_t padded, C otherwise, C* to) {
       import_rows(from ? from + b * count * width : nullptr, count, width, padded, otherwise, to);
     };
     const auto take_weights = [&](const C* from, int64_t heads, C* to) {
       take(from, heads, locations, n, C(0), to);
-      if (from == nullptr && !is_gradient) {
+      if (from == nullptr && !is_zero) {
         for (int64_t h = 0; h < heads; ++h) to[h * n] = 1;
       }
     };
@@ -340,7 +338,7 @@ void import_state(const CellShape& s, const CellState<const C>& given, Span samp
     if (a.kind == MemoryKind::dnc) {
       take(given.usage, 1, locations, n, C(0), small + at.access.usage);
       if (!is_gradient) fill(small + at.access.usage + locations, n - locations, C(1));
-      take(given.precedence, a.writes, locations, n, C(0), small + at.access.precedence);
+      if (a.linked()) take(given.precedence, a.writes, locations, n, C(0), small + at.access.precedence);
     }
     take_weights(given.write_weights, a.writes, small + at.access.write_weights);
     take_weights(given.read_weights, a.reads, small + at.access.read_weights);
@@ -373,7 +371,7 @@ void export_state(const CellShape& s, const C* rows, int64_t stride, const CellS
     give(rows + at.features + s.hidden, 1, s.read_size(), s.read_size(), wanted.read_vectors);
     give(rows + at.cell, 1, s.hidden, s.hidden, wanted.cell);
     give(small + at.access.usage, 1, locations, n, wanted.usage);
-    give(small + at.access.precedence, a.writes, locations, n, wanted.precedence);
+    give(small + at.access.precedence, a.linked() ? a.writes : 0, locations, n, wanted.precedence);
     give(small + at.access.write_weights, a.writes, locations, n, wanted.write_weights);
     give(small + at.access.read_weights, a.reads, locations, n, wanted.read_weights);
     if (wanted.memory) export_memory(rows + at.memory, locations, a.word, n, wanted.memory + b * locations * a.word);

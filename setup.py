@@ -41,7 +41,7 @@ def globbed(*patterns):
 
 
 SIMD = globbed("cpu/simd/*.cpp")
-GLUE = globbed("*.cpp", "autograd/*.cpp", "common/*.cpp", "cpu/*.cpp")
+GLUE = globbed("*.cpp", "autograd/*.cpp", "common/*.cpp", "cpu/*.cpp", "python/*.cpp")
 CUDA_GLUE = globbed("cuda/*.cpp")
 CUDA_KERNELS = globbed("cuda/*.cu")
 
@@ -160,14 +160,19 @@ class Build:
         abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(self.torch._C._GLIBCXX_USE_CXX11_ABI)}"
         return [*self.host_flags, abi, *(["-fopenmp"] if self.openmp else []), *torch_headers]
 
+    def flags_of_glue(self, source):
+        python = ["-isystem", sysconfig.get_path("include")]
+        if source == "csrc/module.cpp":
+            return [*self.glue_flags, *self.module_flags, *python]
+        return [*self.glue_flags, *(python if source.startswith("csrc/python/") else [])]
+
     @cached_property
     def module_flags(self):
         """What build_info() tells. For csrc/module.cpp alone, so that a new version compiles nothing else."""
         told = {"VERSION": package_version(), "TORCH": self.torch.__version__, "OPTIONS": ",".join(self.options)}
         if self.cuda:
             told |= {"CUDA": self.cuda_version, "CUDA_ARCHS": ";".join(self.archs)}
-        defines = [f'-DROUTING_EXT_BUILT_{name}="{value}"' for name, value in told.items()]
-        return [*defines, "-isystem", sysconfig.get_path("include")]
+        return [f'-DROUTING_EXT_BUILT_{name}="{value}"' for name, value in told.items()]
 
     def simd_flags(self, isa):
         return [*self.host_flags, "-fno-math-errno", "-fno-trapping-math", *ISA_FLAGS[isa], f"-DROUTING_EXT_ISA={isa}"]
@@ -220,7 +225,7 @@ class Build:
             for source in CUDA_GLUE:
                 lines += compiled("cxx", source, [*self.glue_flags, "-isystem", self.cuda / "include"])
         for source in GLUE:
-            lines += compiled("cxx", source, self.glue_flags + (self.module_flags if source == "csrc/module.cpp" else []))
+            lines += compiled("cxx", source, self.flags_of_glue(source))
         lines += [
             "rule link",
             f"  command = {quoted([self.cxx])} $in {quoted(self.link_flags)} -o $out",

@@ -17,15 +17,21 @@ import sys
 from collections.abc import Callable, Iterable
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmarks import learn_routing_figure, memory_figure, results
+from benchmarks import learn_memory_figure, learn_routing_figure, memory_figure, results
 from benchmarks.results import Results, Row
 
 ROOT = Path(__file__).parent.parent
 FIGURES = Path("docs/assets")
 NOISY = 0.1  # as in measure.py, which needs torch
-NO_RESULTS = "*No results yet: `python -m benchmarks.run` measures them.*"
+
+
+def no_results(program: str) -> str:
+    return f"*No results yet: `python -m benchmarks.{program}` measures them.*"
+
+
+NO_RESULTS = no_results("run")
 
 
 # Rows ------------------------------------------------------------------------------------------------------------------------
@@ -528,6 +534,70 @@ def agreement(ours: list[Row], theirs: list[Row]) -> str:
     return f"in all {total:,} steps with {full} of {len(steps)} seeds, at least in the first {min(steps):,}"
 
 
+def learning_memory(slug: str, study: Results) -> str:
+    rows = study["rows"]
+    parts = [repeat_copy_losses(rows), copy_learned(rows), reach(rows)]
+    if any(row["waited"] >= NOISY for row in rows):
+        parts.append("⚠ the machine was disturbed: the times of this row are too long.")
+    parts.append(f"One thread. {conditions(study, [study])}")
+    return "\n\n".join([*parts, f"![Losses, sequences until copying is learned, and longer problems](assets/{slug}.png)"])
+
+
+def seeds_of(rows: Iterable[Row]) -> list[str]:
+    return [f"seed {seed}" for seed in sorted({row["seed"] for row in rows})]
+
+
+def repeat_copy_losses(all_rows: list[Row]) -> str:
+    """The mean loss of training and of the evaluation after it, and the time, of both sides."""
+    sides = {side: [r for r in all_rows if r["part"] == "repeat-copy" and r["side"] == side] for side in ("reference", "ours")}
+    sides = {side: rows for side, rows in sides.items() if rows}
+    seconds = {side: statistics.median(r["seconds"] for r in rows) for side, rows in sides.items()}
+    body = []
+    for key, name in (("train_loss", "training loss"), ("evaluation_loss", "evaluation loss")):
+        for side, rows in sides.items():
+            values = [r[key] for r in rows]
+            cells = [f"{name}, {side}", *(f"{v:.5f}" for v in values), f"**{statistics.mean(values):.5f}**"]
+            body.append([*cells, f"{statistics.stdev(values):.5f}" if len(values) > 1 else "-"])
+    for side, rows in sides.items():
+        noisy = " ⚠" if max(r["waited"] for r in rows) >= NOISY else ""
+        faster = f" = **{number(seconds['reference'] / seconds[side])}x**" if side == "ours" and len(sides) > 1 else ""
+        cells = [f"time, {side}{noisy}", *(time(1e6 * r["seconds"]) for r in rows)]
+        body.append([*cells, f"{time(1e6 * seconds[side])}{faster}", "-"])
+    head = ["DNC, repeat-copy", *seeds_of(r for rows in sides.values() for r in rows), "mean; of times the median", "s.d."]
+    return table(head, body)
+
+
+def copy_learned(all_rows: list[Row]) -> str:
+    """When the NTM copies."""
+    rows = [r for r in all_rows if r["part"] == "copy"]
+    noisy = " ⚠" if max(r["waited"] for r in rows) >= NOISY else ""
+    body = []
+    for key, name, text in (
+        ("solved_after", "sequences", lambda n: f"{n:,.0f}"),
+        ("solved_seconds", f"time{noisy}", lambda s: time(1e6 * s)),
+    ):
+        values = [r[key] for r in rows if r[key] is not None]
+        cells = [name, *("-" if r[key] is None else text(r[key]) for r in rows)]
+        body.append([*cells, f"**{text(statistics.median(values))}**" if len(values) == len(rows) else "-"])
+    return table(["NTM, copy: until 0.01 bits for a bit", *seeds_of(rows), "median"], body)
+
+
+def reach(all_rows: list[Row]) -> str:
+    """Wrong bits on larger problems."""
+    parts = []
+    for part, what in (("copy", "NTM, copy"), ("free gates", "DNC, repeat-copy")):
+        of_part = [r for r in all_rows if r["part"] == part]
+        body = []
+        for variant in dict.fromkeys(r.get("variant", "") for r in of_part):
+            tests = [r["tests"] for r in of_part if r.get("variant", "") == variant]
+            for key, name in (("wrong_bits", "wrong bits"), ("solved", "sequences without an error")):
+                columns = [sorted(100 * t[key] for t in column) for column in zip(*tests, strict=True)]
+                cells = [f"{statistics.median(c):.1f} <small>{c[0]:.1f}-{c[-1]:.1f}</small>" for c in columns]
+                body.append([f"{variant}{', ' if variant else ''}{name}, %", *cells])
+        parts.append(table([what, *(test["name"] for test in of_part[0]["tests"])], body))
+    return "\n\n".join(parts)
+
+
 Draw = Callable[[str, Results], str]
 TABLES: dict[str, dict[str, Draw]] = {
     "README.md": {"summary": summary, "routing": routing, "memory": memory},
@@ -544,7 +614,26 @@ TABLES: dict[str, dict[str, Draw]] = {
         "memory_ops": memory_ops,
     },
 }
-STUDY_TABLES: dict[str, dict[str, Draw]] = {"docs/benchmarks.md": {"learning_routing": learning_routing}}
+
+
+class Study(NamedTuple):
+    """The program that makes it, where its table stands, and what draws table and figure."""
+
+    program: str
+    page: str
+    table: str
+    draw_table: Draw
+    draw_figure: Callable[[Path, Results, str], None]
+
+
+STUDIES = {
+    "learning-routing": Study(
+        "learn_routing", "docs/benchmarks.md", "learning_routing", learning_routing, learn_routing_figure.draw
+    ),
+    "learning-memory": Study(
+        "learn_memory", "docs/benchmarks.md", "learning_memory", learning_memory, learn_memory_figure.draw
+    ),
+}
 
 
 # Figures ---------------------------------------------------------------------------------------------------------------------
@@ -616,12 +705,12 @@ ALL_FIGURES: list[tuple[Callable[[str], str], Callable[[Results], Any], Callable
 # Files -----------------------------------------------------------------------------------------------------------------------
 
 
-def fill(text: str, path: str, draws: dict[str, Draw], machines: dict[str, Results]) -> str:
+def fill(text: str, path: str, draws: dict[str, Draw], machines: dict[str, Results], program: str = "run") -> str:
     for name, draw in draws.items():
         found = re.compile(rf"(<!-- benchmark:{name} -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
         if not found.search(text):
             sys.exit(f"{path} must have <!-- benchmark:{name} --> and <!-- /benchmark --> behind it, which were not found")
-        body = "\n\n".join(draw(slug, machine) for slug, machine in machines.items()) or NO_RESULTS
+        body = "\n\n".join(draw(slug, machine) for slug, machine in machines.items()) or no_results(program)
         text = found.sub(lambda m: f"{m[1]}{body}\n{m[2]}", text)  # noqa: B023
     return text
 
@@ -630,14 +719,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; fail if something is stale")
     check = parser.parse_args().check
-    machines, stale = results.load_all(), []
+    machines, studies, stale = results.load_all(), results.load_studies(), []
     for name, draws in TABLES.items():
         path = ROOT / name
         if not path.exists():
             sys.exit(f"{name} must exist, with the markers {', '.join(f'<!-- benchmark:{n} -->' for n in draws)}")
         old = path.read_text()
         new = fill(old, name, draws, machines)
-        new = fill(new, name, STUDY_TABLES.get(name, {}), results.load_studies())
+        for slug, study in STUDIES.items():
+            if study.page == name:
+                results_of = {slug: studies[slug]} if slug in studies else {}
+                new = fill(new, name, {study.table: study.draw_table}, results_of, study.program)
         if new != old:
             stale.append(name)
             if not check:
@@ -650,12 +742,12 @@ def main() -> None:
                 stale.append(str(path.relative_to(ROOT)))
                 if not check:
                     draw(path, points, digest)
-    for slug, study in results.load_studies().items():
-        path, digest = ROOT / FIGURES / f"{slug}.png", digest_of(study["rows"])
+    for slug, made in studies.items():
+        path, digest = ROOT / FIGURES / f"{slug}.png", digest_of(made["rows"])
         if not path.exists() or digest.encode() not in path.read_bytes():
             stale.append(str(path.relative_to(ROOT)))
             if not check:
-                learn_routing_figure.draw(path, study, digest)
+                STUDIES[slug].draw_figure(path, made, digest)
     if check and stale:
         sys.exit(f"not what benchmarks/results gives: {', '.join(stale)}; run python -m benchmarks.make_readme")
     print("\n".join(f"written: {name}" for name in stale) or "all up to date")

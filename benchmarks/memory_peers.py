@@ -193,19 +193,29 @@ def reference_circuit(folder: str | Path, case: MemoryCase, like: nn.Module) -> 
     Raises:
         FileNotFoundError: there is none.
     """
-    if not (Path(folder) / "core" / "circuits").is_dir():
-        raise FileNotFoundError(f"--reference-dnc: must be a checkout of pytorch-dnc, found no core/circuits in {folder}")
-    sys.path.insert(0, str(folder))
-    try:
-        module = importlib.import_module(f"core.circuits.{case.model}_circuit")
-    finally:
-        sys.path.remove(str(folder))
-    circuit: nn.Module = getattr(module, f"{case.model.upper()}Circuit")(_reference_arguments(case))
+    module = import_reference(folder, f"core.circuits.{case.model}_circuit")
+    circuit: nn.Module = getattr(module, f"{case.model.upper()}Circuit")(reference_arguments(case.sizes))
     circuit.load_state_dict(like.state_dict())
     return circuit
 
 
-def _reference_arguments(case: MemoryCase) -> SimpleNamespace:
+def import_reference(folder: str | Path, module: str) -> Any:
+    """A module of a checkout of pytorch-dnc.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if not (Path(folder) / "core" / "circuits").is_dir():
+        raise FileNotFoundError(f"--reference-dnc: must be a checkout of pytorch-dnc, found no core/circuits in {folder}")
+    sys.path.insert(0, str(folder))
+    try:
+        return importlib.import_module(module)
+    finally:
+        sys.path.remove(str(folder))
+
+
+def reference_arguments(sizes: dict[str, Any]) -> SimpleNamespace:
+    """What the circuits of pytorch-dnc ask for, with sizes that are named as there."""
     logger = logging.getLogger("pytorch-dnc")
     logger.disabled = True
 
@@ -214,4 +224,4 @@ def _reference_arguments(case: MemoryCase) -> SimpleNamespace:
         return SimpleNamespace(**shared, num_allowed_shifts=SHIFTS, **others)
 
     parts = {f"{part}_params": arguments() for part in ("write_head", "read_head", "memory")}
-    return arguments(**case.sizes, controller_params=arguments(), accessor_params=arguments(**parts))
+    return arguments(**sizes, controller_params=arguments(), accessor_params=arguments(**parts))

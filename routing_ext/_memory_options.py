@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 CHOICES = {
@@ -129,3 +129,15 @@ def numbers(options: DncOptions | None = None, *, output: str = "sigmoid", initi
         output == "linear",
         initial == "zeros",
     ]
+
+
+def is_linked(model: str, options: Sequence[float]) -> bool:
+    """Whether that is a DNC with a link; `options` as :func:`numbers` gives them."""
+    return model == "dnc" and not (options and options[8])
+
+
+def num_parts(model: str, options: Sequence[float]) -> int:
+    """Of the interface; `options` as :func:`numbers` gives them."""
+    if model == "ntm":
+        return 12
+    return 10 if not options else 10 - (options[8] != 0) + 2 * (options[5] >= 0) + (options[7] != 0)

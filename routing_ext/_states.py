@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import _register_namedtuple
 
 State = TypeVar("State", "DncState", "NtmState")
 
@@ -47,7 +48,7 @@ def initial_like(state: State, initial: str = "reference") -> State:
 
 
 class DncState(NamedTuple):
-    """The state of a differentiable neural computer."""
+    """The state of a differentiable neural computer. That of a :class:`DNC` has its layers before B."""
 
     memory: Tensor  # [B,N,W]
     usage: Tensor  # [B,N], how much each location is in use
@@ -66,13 +67,26 @@ class DncState(NamedTuple):
         """The state before the first step. `sizes` has B, H, V, R, N and W."""
         return cls(*(initial_tensor(field, sizes, dtype, device) for field in cls._fields))
 
+    def map(self, f: Callable[[Tensor], Tensor]) -> DncState:
+        """The state whose tensors are what f makes of this one's."""
+        return DncState(*(f(t) for t in self))
+
     def detach(self) -> DncState:
         """The same numbers without their history: what truncated backpropagation goes on from."""
-        return DncState(*(t.detach() for t in self))
+        return self.map(Tensor.detach)
+
+    def to(self, *args: Any, **kwargs: Any) -> DncState:
+        """In another dtype or on another device; arguments as of :meth:`torch.Tensor.to`."""
+        return self.map(lambda t: t.to(*args, **kwargs))
+
+    def samples(self, index: int | slice | list[int] | Tensor) -> DncState:
+        """Of some samples, or of one, which then has no dimension B."""
+        batch = self.hidden.dim() - 2
+        return self.map(lambda t: t[(slice(None),) * batch + (index,)])
 
 
 class NtmState(NamedTuple):
-    """The state of a neural Turing machine."""
+    """The state of a neural Turing machine. That of a :class:`NTM` has its layers before B."""
 
     memory: Tensor  # [B,N,W]
     write_weights: Tensor  # [B,V,N]
@@ -88,6 +102,24 @@ class NtmState(NamedTuple):
         """The state before the first step. `sizes` has B, H, V, R, N and W."""
         return cls(*(initial_tensor(field, sizes, dtype, device) for field in cls._fields))
 
+    def map(self, f: Callable[[Tensor], Tensor]) -> NtmState:
+        """The state whose tensors are what f makes of this one's."""
+        return NtmState(*(f(t) for t in self))
+
     def detach(self) -> NtmState:
         """The same numbers without their history: what truncated backpropagation goes on from."""
-        return NtmState(*(t.detach() for t in self))
+        return self.map(Tensor.detach)
+
+    def to(self, *args: Any, **kwargs: Any) -> NtmState:
+        """In another dtype or on another device; arguments as of :meth:`torch.Tensor.to`."""
+        return self.map(lambda t: t.to(*args, **kwargs))
+
+    def samples(self, index: int | slice | list[int] | Tensor) -> NtmState:
+        """Of some samples, or of one, which then has no dimension B."""
+        batch = self.hidden.dim() - 2
+        return self.map(lambda t: t[(slice(None),) * batch + (index,)])
+
+
+for _state in (DncState, NtmState):
+    torch.serialization.add_safe_globals([_state])  # so that torch.load reads saved ones
+    _register_namedtuple(_state, serialized_type_name=f"routing_ext.{_state.__name__}")  # and torch.export.load, too

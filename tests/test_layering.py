@@ -27,7 +27,8 @@ LAYERS = {
     "CPU glue": (r"cpu/.*", {"maths", "host and device", "CPU kernel interface", "common glue"}),
     "CUDA glue": (r"cuda/.*", {"maths", "host and device", "CUDA kernels", "common glue"}),
     "differentiable doors": (r"autograd/.*", {"common glue"}),
-    "module": (r"module\.cpp", {"CPU kernel interface"}),
+    "Python objects": (r"python/.*", set()),
+    "module": (r"module\.cpp", {"CPU kernel interface", "Python objects"}),
     "schema": (r"schema\.cpp", set()),
 }
 TORCH_FREE = {"host and device", "maths", "SIMD kernels", "CPU kernel interface", "CUDA kernels"}
@@ -96,10 +97,13 @@ IMPORTS: dict[str, set[str]] = {
     "_memory_options": set(),
     "reference": {"_memory_options", "_states"},
     "ops": {"_memory_options", "_states"},
-    "routing": {"ops"},
+    "routing": {"_C", "ops"},
     "memory": {"_memory_options", "_states", "ops"},
     "tasks": {"routing"},
     "compat": {"memory", "routing"},
+    "training": {"_extension", "_version", "memory", "routing", "tasks"},
+    "cli": {"_extension", "_version", "memory", "reference", "routing", "tasks", "training"},
+    "__main__": {"cli"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

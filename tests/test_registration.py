@@ -61,11 +61,12 @@ CALLS = {
         raw.dnc_access(ones(16), *dnc_state(x), [])[-1],
         [],
     ),
-    "ntm_access": lambda x: (ones(20), *ntm_state(x)),
-    "ntm_access_backward": lambda x: (*[None] * 4, ones(20), *ntm_state(x), raw.ntm_access(ones(20), *ntm_state(x))[-1]),
+    "ntm_access": lambda x: (ones(20), *ntm_state(x), []),
+    "ntm_access_backward": lambda x: (*[None] * 4, ones(20), *ntm_state(x), raw.ntm_access(ones(20), *ntm_state(x), [])[-1], []),
 }
 INTEGER = {"dispatch_plan", "sample_categorical", "collaboration_rewards"}  # of or to integers: without a gradient
-DOORS = {"grouped_linear_node", "preference_states", "taken", "wpl_losses"}  # with a gradient, above the devices' kernels
+# With a gradient, above the devices' kernels.
+DOORS = {"grouped_linear_node", "memory_sequence_node", "preference_states", "taken", "wpl_losses"}
 LAYOUTS = {"memory_row_size", "memory_step_layout"}  # numbers, on any device
 # A sequence as a whole, and what single steps do to their tape: tests/ops/test_memory_sequence.py and tests/memory hold these.
 SEQUENCES = {"memory_sequence", "memory_sequence_backward", "pooled_empty", "memory_pack"}

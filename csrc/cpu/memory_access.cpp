@@ -187,16 +187,17 @@ auto dnc_access_backward_cpu(const Optional& grad_memory, const Optional& grad_u
   return access_backward(a, MemoryKind::dnc, letters, record, options);
 }
 
-auto ntm_access_cpu(const Tensor& interface, const Tensor& memory, const Tensor& write_weights, const Tensor& read_weights) {
+auto ntm_access_cpu(const Tensor& interface, const Tensor& memory, const Tensor& write_weights, const Tensor& read_weights,
+                    at::ArrayRef<double> options) {
   const MemoryOpArgs a("ntm_access",
                        {{"interface", "BI"}, {"memory", "BNW"}, {"write_weights", "BVN"}, {"read_weights", "BRN"}},
                        {interface, memory, write_weights, read_weights});
-  return access(a, MemoryKind::ntm, kNtmState, {});
+  return access(a, MemoryKind::ntm, kNtmState, options);
 }
 auto ntm_access_backward_cpu(const Optional& grad_memory, const Optional& grad_write_weights,
                              const Optional& grad_read_weights, const Optional& grad_read_vectors, const Tensor& interface,
                              const Tensor& memory, const Tensor& write_weights, const Tensor& read_weights,
-                             const Tensor& record) {
+                             const Tensor& record, at::ArrayRef<double> options) {
   const MemoryOpArgs a("ntm_access_backward",
                        {{"grad_memory", "BNW"},
                         {"grad_write_weights", "BVN"},
@@ -208,7 +209,7 @@ auto ntm_access_backward_cpu(const Optional& grad_memory, const Optional& grad_w
                         {"read_weights", "BRN"}},
                        {or_undefined(grad_memory), or_undefined(grad_write_weights), or_undefined(grad_read_weights),
                         or_undefined(grad_read_vectors), interface, memory, write_weights, read_weights});
-  return access_backward(a, MemoryKind::ntm, kNtmState, record, {});
+  return access_backward(a, MemoryKind::ntm, kNtmState, record, options);
 }
 
 }  // namespace

@@ -43,13 +43,13 @@ template <class C>
 class WeightPointers {
  public:
   WeightPointers(const MemorySizes& s, const std::vector<at::Tensor>& weights) {
-    for (size_t p = 0; p < s.interface.size(); ++p) {
+    for (size_t p = 0; !weights.empty() && p < s.interface.size(); ++p) {
       C *const weight = data_of<C>(weights[4 + 2 * p]), *const bias = data_of<C>(weights[5 + 2 * p]);
       for (int64_t i = 0; i < s.interface[p]; ++i) rows_.push_back(weight + i * s.hidden), biases_.push_back(bias + i);
     }
-    const size_t output = weights.size() - 2;
-    cell_ = {data_of<C>(weights[0]), data_of<C>(weights[1]), data_of<C>(weights[2]),      data_of<C>(weights[3]),
-             rows_.data(),           biases_.data(),         data_of<C>(weights[output]), data_of<C>(weights[output + 1])};
+    const auto data = [&](size_t i) { return i < weights.size() ? data_of<C>(weights[i]) : nullptr; };
+    const size_t output = 4 + 2 * s.interface.size();
+    cell_ = {data(0), data(1), data(2), data(3), rows_.data(), biases_.data(), data(output), data(output + 1)};
   }
   WeightPointers(const WeightPointers&) = delete;
   const CellWeights<C>& operator*() const { return cell_; }

@@ -4,6 +4,8 @@
 // The tape [T+1,B,row_size] has the states before and after all steps, and what the backward pass needs of them. Of the links,
 // by far the largest part of a state, every link_every-th is kept; the backward pass makes those between again.
 #include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -56,18 +58,22 @@ class Work {
   C* next_;
 };
 
-// The state of a sample that begins, without a link.
+// The states of samples that begin anew, without their links.
 template <class C>
-class InitialRow {
+class InitialRows {
  public:
-  InitialRow(const MemoryKernels<C>& kernels, const CellShape& shape, const at::TensorOptions& options)
-      : row_(pooled_empty({CellLayout<C>(shape).row_size}, options)) {
-    kernels.cell.import_state(shape, {}, {0, 1}, false, data_of<C>(row_), row_.numel());
+  // memory [B,N,W]: of each, or undefined: they are all the same.
+  InitialRows(const MemoryKernels<C>& kernels, const CellShape& shape, const at::Tensor& memory,
+              const at::TensorOptions& options)
+      : rows_(pooled_empty({memory.defined() ? memory.size(0) : 1, CellLayout<C>(shape).row_size}, options)),
+        stride_(memory.defined() ? rows_.size(1) : 0) {
+    kernels.cell.import_state(shape, {data_of<const C>(memory)}, {0, rows_.size(0)}, false, data_of<C>(rows_), rows_.size(1));
   }
-  const C* get() const { return data_of<const C>(row_); }
+  const C* row(int64_t sample) const { return data_of<const C>(rows_) + sample * stride_; }
 
  private:
-  at::Tensor row_;
+  at::Tensor rows_;
+  int64_t stride_;
 };
 
 template <class C>
@@ -91,14 +97,14 @@ struct Tape {
 // what `all` leads to afterwards.
 template <class C>
 void gather_steps(const Schedule& schedule, const CellShape& shape, const CellLayout<C>& at, const Tape<const C>& tape,
-                  const C* initial, C* memory, CellWeightGradients<C>& all) {
+                  const InitialRows<C>& initial, C* memory, CellWeightGradients<C>& all) {
   C *const x = memory, *const seen = x + all.depth * shape.input, *const made = seen + all.depth * all.stride;
   C* const grads = made + all.depth * all.stride;
   int64_t k = 0;
   schedule.for_each_step([&](int64_t t, int64_t b, bool anew) {
     const int64_t sample = t * tape.batch + b;
     std::copy_n(all.x + sample * shape.input, shape.input, x + k * shape.input);
-    std::copy_n((anew ? initial : tape.state(t, b)) + at.features, shape.features(), seen + k * all.stride);
+    std::copy_n((anew ? initial.row(b) : tape.state(t, b)) + at.features, shape.features(), seen + k * all.stride);
     std::copy_n(tape.state(t + 1, b) + at.features, shape.features(), made + k * all.stride);
     std::copy_n(all.grads + sample * at.grad_size, at.grad_size, grads + k * at.grad_size);
     ++k;
@@ -127,25 +133,26 @@ at::Tensor empty_links(const MemorySizes& s, int64_t count, const at::TensorOpti
 }
 
 std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> memory_sequence_cpu(
-    std::string_view model, at::ArrayRef<double> options_, const at::Tensor& x, at::TensorList state, at::TensorList weights,
-    const std::optional<at::Tensor>& lengths, const std::optional<at::Tensor>& resets, int64_t num_locations,
+    std::string_view model, at::ArrayRef<double> options_, const at::Tensor& x,
+    const c10::List<std::optional<at::Tensor>>& state, at::TensorList weights, const std::optional<at::Tensor>& lengths,
+    const std::optional<at::Tensor>& resets, const std::optional<at::Tensor>& reset_memory, at::IntArrayRef sizes_,
     double clip_value, int64_t link_every, bool keep) {
-  MemorySequenceArgs a(model, options_, x, state, weights, num_locations, link_every);
+  MemorySequenceArgs a(model, options_, x, state, weights, reset_memory, sizes_, link_every);
   const MemorySizes& sizes = a.sizes;
   const CellShape shape = cell_shape(sizes, clip_value);
   const int64_t steps = sizes.steps, batch = sizes.batch;
   const at::TensorOptions options = x.options();
   const Schedule schedule(a.kOp, steps, batch, lengths, resets);
-  a.x = schedule.ordered(a.x, 1);
+  a.x = schedule.ordered(a.x, 1), a.reset_memory = schedule.ordered(a.reset_memory, 0);
   for (at::Tensor& t : a.state) t = schedule.ordered(t, 0);
-  const at::Tensor y = pooled_empty({steps, batch, sizes.output}, options);
+  const at::Tensor y = pooled_empty({steps, batch, sizes.y_size()}, options);
   if (schedule.has_lengths()) y.zero_();
   std::vector<at::Tensor> final_state, tape_tensors;
   for (const Shape& s : sizes.state_shapes()) final_state.push_back(pooled_empty(s, options));
   at::Tensor link, final_link;  // padded
   if (sizes.linked) {
     at::Tensor& last = final_state[MemorySizes::kLink];
-    if (!a.state.empty()) link = padded_link(sizes, a.state[MemorySizes::kLink]);
+    if (!a.state.empty() && a.state[MemorySizes::kLink].defined()) link = padded_link(sizes, a.state[MemorySizes::kLink]);
     final_link = padded_locations(sizes, x.element_size()) == sizes.locations ? last : empty_links(sizes, 1, options)[0];
     if (steps == 0) link.defined() ? final_link.copy_(link) : final_link.zero_();
   }
@@ -178,8 +185,7 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> memory_
     const C *const x_data = data_of<const C>(a.x), *const first_link = data_of<const C>(link);
     const auto tape_data = [&](size_t i) { return keep ? data_of<C>(tape_tensors[i]) : nullptr; };
     const Tape<C> tape{tape_data(0), tape_data(1), batch, row, link_size, link_every};
-    const InitialRow<C> initial_row(kernels, shape, options);
-    const C* const initial = initial_row.get();
+    const InitialRows<C> initial(kernels, shape, a.reset_memory, options);
 
     in_threads(samples.threads, [&](int64_t thread) {
       Work<C> work(work_data + thread * work_size);
@@ -207,10 +213,10 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> memory_
           C* const next_link = link_after(t + 1);
           schedule.for_each_run(block, t, [&](Span run, bool anew) {
             const int64_t skipped = run.begin - first, links = skipped * link_size, sample = t * batch + run.begin;
-            kernels.cell.forward(shape,
-                                 {run.size(), packed, x_data + sample * shape.input, anew ? initial : slot(t) + skipped * row,
-                                  anew || !previous_link ? nullptr : previous_link + links, slot(t + 1) + skipped * row,
-                                  next_link + links, y_data + sample * shape.output, interface, scratch, team.get()});
+            kernels.cell.forward(shape, {run.size(), packed, x_data + sample * shape.input,
+                                         anew ? initial.row(run.begin) : slot(t) + skipped * row,
+                                         anew || !previous_link ? nullptr : previous_link + links, slot(t + 1) + skipped * row,
+                                         next_link + links, y_data + sample * shape.y_size(), interface, scratch, team.get()});
           });
           previous_link = next_link;
         }
@@ -222,18 +228,21 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> memory_
   return {schedule.restored(y, 1), std::move(final_state), std::move(tape_tensors)};
 }
 
-std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> memory_sequence_backward_cpu(
+std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>, at::Tensor> memory_sequence_backward_cpu(
     std::string_view model, at::ArrayRef<double> options_, const std::optional<at::Tensor>& grad_y,
     const c10::List<std::optional<at::Tensor>>& grad_state, const at::Tensor& x, const std::optional<at::Tensor>& link,
     at::TensorList weights, const std::optional<at::Tensor>& lengths, const std::optional<at::Tensor>& resets,
-    at::TensorList given_tape, int64_t num_locations, double clip_value, int64_t link_every, std::array<bool, 3> output_mask) {
-  MemorySequenceBackwardArgs a(model, options_, grad_y, grad_state, x, link, weights, num_locations, link_every, output_mask);
+    const std::optional<at::Tensor>& reset_memory, at::TensorList given_tape, at::IntArrayRef sizes_, double clip_value,
+    int64_t link_every, std::array<bool, 4> output_mask) {
+  MemorySequenceBackwardArgs a(model, options_, grad_y, grad_state, x, link, weights, reset_memory, sizes_, link_every,
+                               output_mask);
   const MemorySizes& sizes = a.sizes;
   const CellShape shape = cell_shape(sizes, clip_value);
   const int64_t steps = sizes.steps, batch = sizes.batch;
   const at::TensorOptions options = x.options();
   const Schedule schedule(a.kOp, steps, batch, lengths, resets);
   a.x = schedule.ordered(a.x, 1), a.grad_y = schedule.ordered(a.grad_y, 1), a.link = schedule.ordered(a.link, 0);
+  a.reset_memory = schedule.ordered(a.reset_memory, 0);
   for (at::Tensor& t : a.grad_state) t = schedule.ordered(t, 0);
   const at::Tensor grad_x = pooled_empty(a.wants_x ? a.x.sizes() : at::IntArrayRef{0}, options);
   if (schedule.has_lengths()) grad_x.zero_();
@@ -241,14 +250,17 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> memory_
   if (a.wants_weights) {
     for (const Shape& s : sizes.weight_shapes()) grad_weights.push_back(pooled_empty(s, options));
   }
+  const bool wants_link = sizes.linked && a.wants_state && a.link.defined();
   if (a.wants_state) {
     for (const Shape& s : sizes.state_shapes()) grad_initial.push_back(pooled_empty(s, options));
+    if (sizes.linked && !wants_link) grad_initial[MemorySizes::kLink] = at::empty({0}, options);
   }
+  at::Tensor grad_reset = pooled_empty({0}, options);
   at::Tensor first_link, of_last_link, of_first_link;  // padded
   if (sizes.linked) {
     if (a.link.defined()) first_link = padded_link(sizes, a.link);
     if (a.grad_state[MemorySizes::kLink].defined()) of_last_link = padded_link(sizes, a.grad_state[MemorySizes::kLink]);
-    if (a.wants_state) {
+    if (wants_link) {
       const bool direct = padded_locations(sizes, x.element_size()) == sizes.locations;
       of_first_link = direct ? grad_initial[MemorySizes::kLink] : empty_links(sizes, 1, options)[0];
     }
@@ -292,8 +304,10 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> memory_
     C* const link_0_grads = data_of<C>(of_first_link);
     const Tape<const C> tape{
         data_of<const C>(given_tape[0]), data_of<const C>(given_tape[1]), batch, row, link_size, link_every};
-    const InitialRow<C> initial_row(kernels, shape, options);
-    const C* const initial = initial_row.get();
+    const InitialRows<C> initial(kernels, shape, a.reset_memory, options);
+    at::Tensor of_resets;  // rows like those of states, with the memory alone
+    if (a.wants_reset_memory) of_resets = at::zeros({batch, at.state_size}, options);
+    C* const reset_grads = data_of<C>(of_resets);
 
     in_threads(samples.threads, [&](int64_t thread) {
       Work<C> work(work_data + thread * work_size);
@@ -313,7 +327,7 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> memory_
             C* const next = own_links + kept % link_every * at_a_time * link_size;
             schedule.for_each_run(block, kept, [&](Span run, bool anew) {
               const int64_t links = (run.begin - first) * link_size;
-              kernels.cell.relink(shape, run.size(), anew ? initial : tape.state(kept, run.begin),
+              kernels.cell.relink(shape, run.size(), anew ? initial.row(run.begin) : tape.state(kept, run.begin),
                                   anew || !previous ? nullptr : previous + links, tape.state(kept + 1, run.begin),
                                   next + links, team.get());
             });
@@ -334,18 +348,25 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> memory_
           schedule.for_each_run(block, t - 1, [&](Span run, bool anew) {
             const int64_t sample = (t - 1) * batch + run.begin, skipped = run.begin - first, links = skipped * link_size;
             C* const grad_state = grad_rows + skipped * at.state_size;
-            kernels.cell.backward(shape, {run.size(), packed, anew ? initial : tape.state(t - 1, run.begin),
+            kernels.cell.backward(shape, {run.size(), packed, anew ? initial.row(run.begin) : tape.state(t - 1, run.begin),
                                           anew || !previous_link ? nullptr : previous_link + links, tape.state(t, run.begin),
-                                          y_grads ? y_grads + sample * shape.output : nullptr, grad_state, grad_link + links,
+                                          y_grads ? y_grads + sample * shape.y_size() : nullptr, grad_state, grad_link + links,
                                           grads + sample * at.grad_size, x_grads ? x_grads + sample * shape.input : nullptr,
                                           scratch, team.get()});
-            if (anew) std::fill_n(grad_state, at.state_size, C(0)), std::fill_n(grad_link + links, link_size, C(0));
+            if (!anew) return;
+            for (int64_t i = 0; reset_grads && i < at.access.memory_size; ++i)
+              reset_grads[run.begin * at.state_size + at.memory + i] += grad_state[at.memory + i];
+            std::fill_n(grad_state, at.state_size, C(0)), std::fill_n(grad_link + links, link_size, C(0));
           });
         }
         if (a.wants_state) kernels.cell.export_state(shape, grad_rows, at.state_size, before, block);
       });
     });
 
+    if (a.wants_reset_memory) {
+      grad_reset = pooled_empty(a.reset_memory.sizes(), options);
+      kernels.cell.export_state(shape, reset_grads, at.state_size, {data_of<C>(grad_reset)}, {0, batch});
+    }
     if (!a.wants_weights) return;
     const WeightPointers<C> wanted(sizes, grad_weights);
     CellWeightGradients<C> all{
@@ -359,9 +380,10 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> memory_
     const int64_t threads = at::get_num_threads();
     in_threads(threads, [&](int64_t t) { kernels.cell.weight_gradients(shape, all, t, threads); });
   });
-  if (sizes.linked && a.wants_state) grad_initial[MemorySizes::kLink] = unpadded_link(sizes, of_first_link);
-  for (at::Tensor& t : grad_initial) t = schedule.restored(t, 0);
-  return {a.wants_x ? schedule.restored(grad_x, 1) : grad_x, std::move(grad_weights), std::move(grad_initial)};
+  if (wants_link) grad_initial[MemorySizes::kLink] = unpadded_link(sizes, of_first_link);
+  for (at::Tensor& t : grad_initial) t = t.size(0) == batch ? schedule.restored(t, 0) : t;
+  return {a.wants_x ? schedule.restored(grad_x, 1) : grad_x, std::move(grad_weights), std::move(grad_initial),
+          a.wants_reset_memory ? schedule.restored(grad_reset, 0) : grad_reset};
 }
 
 int64_t memory_row_size(std::string_view model, at::ArrayRef<double> options, at::IntArrayRef sizes, at::ScalarType dtype) {

@@ -16,13 +16,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from . import pytorch_dnc, pytorch_routing
+from . import dnc, pytorch_dnc, pytorch_routing
 
 __all__ = ["disable", "enable", "supported"]
 
 # For each reference the package that its code imports, and for each module of that what it offers, under its own name.
 _TABLES: dict[str, tuple[str, Mapping[str, tuple[Any, ...]]]] = {
     "PytorchRouting": ("PytorchRouting", pytorch_routing.MODULES),
+    "dnc": ("dnc", dnc.MODULES),
     "pytorch_dnc": ("core", pytorch_dnc.MODULES),
 }
 

@@ -2,13 +2,17 @@
 
 from .._memory_options import DncOptions
 from .._states import DncState, NtmState
+from . import dnc_package
 from .accessors import Accessor, DynamicAccessor, StaticAccessor
 from .circuits import Circuit, DNCCircuit, NTMCircuit
 from .controllers import Controller, LSTMController
 from .external_memory import External2DMemory, ExternalMemory
 from .heads import DynamicHead, DynamicReadHead, DynamicWriteHead, Head, StaticHead, StaticReadHead, StaticWriteHead
+from .layers import DNC, NTM, MemoryLayer
 
 __all__ = [
+    "DNC",
+    "NTM",
     "Accessor",
     "Circuit",
     "Controller",
@@ -23,10 +27,12 @@ __all__ = [
     "ExternalMemory",
     "Head",
     "LSTMController",
+    "MemoryLayer",
     "NTMCircuit",
     "NtmState",
     "StaticAccessor",
     "StaticHead",
     "StaticReadHead",
     "StaticWriteHead",
+    "dnc_package",
 ]

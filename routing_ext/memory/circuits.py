@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Generic
+from typing import Any, ClassVar, Generic, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +10,37 @@ from torch import Tensor, nn
 from .._memory_options import numbers
 from .._states import DncState, NtmState, State
 from ..ops import dnc_sequence, ntm_sequence
-from ..ops.memory_step import MemoryRun, Network, PackedWeights
+from ..ops.memory_step import MemoryRun, Network, pack_weights
 from .accessors import Accessor, DynamicAccessor, StaticAccessor
 from .controllers import LSTMController
 from .options import OF_DNC, dnc_options, read_options
 from .sequence_state import PartModule, SequenceState, StateTensor
+
+
+class _Places(NamedTuple):
+    """Where a module's parameters are, to find them fast."""
+
+    modules: list[tuple[dict[str, Any], str, nn.Module]]  # a module's children, the name of one, and this child
+    parameters: list[tuple[dict[str, Any], str]]
+
+    @classmethod
+    def of(cls, root: nn.Module, tensors: list[Tensor]) -> _Places | None:
+        """None if one of the tensors is no parameter of the module, but computed."""
+        places = {id(t): (m._parameters, name) for m in root.modules() for name, t in m._parameters.items()}
+        if not all(id(t) in places for t in tensors):
+            return None
+        modules = [(m._modules, name, child) for m in root.modules() for name, child in m.named_children()]
+        return cls(modules, [places[id(t)] for t in tensors])
+
+    def tensors(self) -> list[Tensor] | None:
+        """None if a module has been replaced, or a parameter is none any more."""
+        for children, name, child in self.modules:
+            if children.get(name) is not child:
+                return None
+        try:
+            return [parameters[name] for parameters, name in self.parameters]
+        except KeyError:
+            return None
 
 
 class Circuit(PartModule, Generic[State]):
@@ -62,9 +88,8 @@ class Circuit(PartModule, Generic[State]):
         self._owned = self._State._fields
         self._state = self.controller._state = SequenceState()
         self.accessor._share(self._state)
-        self._steps: int | None = None  # of the last run
-        self._packed: PackedWeights | None = None
-        self._slots: list[tuple[dict[str, Any], str]] | None = None  # where the parameters are, to find them fast
+        self._packed: Any = None
+        self._places: _Places | None = None
         self._cast(read["dtype"])
 
     def extra_repr(self) -> str:
@@ -101,22 +126,26 @@ class Circuit(PartModule, Generic[State]):
         """
         if input_vb.dim() == 0 or input_vb.size(-1) != self.input_dim:
             raise ValueError(f"{type(self).__name__}: input_vb must be [B, {self.input_dim}], got {list(input_vb.shape)}")
-        x = input_vb.reshape(-1, self.input_dim)
-        run = self._state.run
-        weights = self._weights() if run is None or self._slots is None else [d[name] for d, name in self._slots]
+        x = input_vb if input_vb.dim() == 2 else input_vb.reshape(-1, self.input_dim)
+        weights, run = self._weights(), self._state.run
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(weights[0].dtype)
-        if run is None or not run.goes_on(weights):
-            batch = x.size(0)
-            state = None if self._state.is_initial() else self._current(self._State, batch)
-            network = self._network(batch)
-            if self._packed is None or not self._packed.are_of(weights):
-                self._packed, self._slots = PackedWeights(network, weights), self._find(weights)
-            run = self._state.run = MemoryRun(network, self._packed, state, expected_steps=self._steps)
-        self._check_batch(run.network.sizes["B"], x.size(0))
-        y = run.step(x)
-        self._steps = run.time
+        y: Tensor | None = None
+        if run is not None:
+            self._check_batch(run.network.sizes["B"], x.size(0))
+            y = run.step(x, weights)
+        if y is None:
+            y = self._begin(x.size(0), weights).step(x, weights)
         return y
+
+    def _begin(self, batch: int, weights: list[Tensor]) -> MemoryRun:
+        """A run that goes on from the present state."""
+        state = None if self._state.is_initial() else self._current(self._State, batch)
+        network = self._network(batch, weights[0].dtype)
+        if self._packed is None or not self._packed.are_of(weights):
+            self._packed = pack_weights(network, weights)
+        run = self._state.run = MemoryRun(network, self._packed, state, expected_steps=self._state.steps)
+        return run
 
     def unroll(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """A whole sequence in one call. The sequence under way, which ``circuit(x_t)`` continues, stays as it is.
@@ -142,23 +171,30 @@ class Circuit(PartModule, Generic[State]):
         return self._sequence(x, state)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_packed": None, "_slots": None}
+        return {**self.__dict__, "_packed": None, "_places": None}
 
     def _weights(self) -> list[Tensor]:
         """All parameters, in the order of the operators."""
+        if torch.compiler.is_compiling():
+            return self._named_weights()
+        if self._places is not None:
+            weights = self._places.tensors()
+            if weights is not None:
+                return weights
+        weights = self._named_weights()
+        self._places = _Places.of(self, weights)
+        return weights
+
+    def _named_weights(self) -> list[Tensor]:
+        """The same by the names of the modules, which takes longer than a step of a small network."""
         linears = [*self.accessor._linears(), self.hid_to_out]
         return self.controller._weights() + [t for linear in linears for t in (linear.weight, linear.bias)]
 
-    def _find(self, weights: list[Tensor]) -> list[tuple[dict[str, Any], str]] | None:
-        """Of each tensor its module's dictionary and its name there; None if one is no parameter, but computed."""
-        places = {id(t): (m._parameters, name) for m in self.modules() for name, t in m._parameters.items()}
-        return [places[id(w)] for w in weights] if all(id(w) in places for w in weights) else None
-
-    def _network(self, batch: int) -> Network:
+    def _network(self, batch: int, dtype: torch.dtype) -> Network:
         """What :class:`MemoryRun` is told of this circuit."""
         shifts = self.accessor.write_heads.num_allowed_shifts if self._model == "ntm" else 0
         sizes = {**self._sizes, "B": batch, "I": self.input_dim, "O": self.output_dim, "S": shifts}
-        return Network(self._model, numbers(self.options), sizes, self.clip_value)
+        return Network(self._model, numbers(self.options), sizes, dtype, self.clip_value)
 
     def _sequence(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
         raise NotImplementedError

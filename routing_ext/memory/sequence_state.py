@@ -24,10 +24,11 @@ class SequenceState:
     def __init__(self) -> None:
         self._fields: dict[str, Tensor] = {}
         self._run: MemoryRun | None = None
+        self.steps: int | None = None  # of the last run that ended
 
     def __getstate__(self) -> dict[str, Any]:
         self.settle()
-        return {"_fields": {name: t.detach() for name, t in self._fields.items()}, "_run": None}
+        return {"_fields": {name: t.detach() for name, t in self._fields.items()}, "_run": None, "steps": None}
 
     @property
     def run(self) -> MemoryRun | None:
@@ -43,7 +44,10 @@ class SequenceState:
         """Takes the state from the run, which ends with that."""
         if self._run is not None:
             self._fields = self._run.state()._asdict()
-            self._run = None
+            self._end(self._run)
+
+    def _end(self, run: MemoryRun) -> None:
+        self.steps, self._run = run.time(), None
 
     def get(self, field: str) -> Tensor | None:
         self.settle()
@@ -56,7 +60,7 @@ class SequenceState:
     def clear(self, fields: Iterable[str]) -> None:
         fields = set(fields)
         if self._run is not None and fields.issuperset(self._run.network.kind._fields):
-            self._run = None
+            self._end(self._run)
         self.settle()
         for field in fields:
             self._fields.pop(field, None)

@@ -11,6 +11,7 @@ _sample = torch.ops.routing_ext.sample_categorical.default
 _states = torch.ops.routing_ext.preference_states.default
 _taken = torch.ops.routing_ext.taken.default
 _wpl_losses = torch.ops.routing_ext.wpl_losses.default
+_latest = torch.ops.routing_ext.latest_actions.default
 _collaboration = torch.ops.routing_ext.collaboration_rewards.default
 _returns = torch.ops.routing_ext.discounted_returns.default
 
@@ -78,15 +79,29 @@ def taken(rows: Sequence[Tensor], row_of: Sequence[Tensor], actions: Sequence[Te
     return _taken(rows, row_of, actions)  # type: ignore[no-any-return]
 
 
-def wpl_losses(policy: Tensor, value: Tensor, cum_return: Tensor) -> Tensor:
-    """The losses ``[N]`` of the weighted policy learner; differentiable in ``policy`` and ``value``.
+def wpl_losses(
+    rows: Sequence[Tensor], row_of: Sequence[Tensor], actions: Sequence[Tensor], returns: Sequence[Tensor]
+) -> Tensor:
+    """The losses ``[N]`` of the weighted policy learner; differentiable in ``rows`` any number of times.
 
     Args:
-        policy: ``[N]``, log-probabilities of the actions.
-        value: ``[N]``, the critic's.
-        cum_return: ``[N]``, a constant.
+        rows: of each step ``[n, K, C]``, log-probabilities and values, as :func:`preference_states` gives them, come first.
+        row_of, actions: as for :func:`taken`.
+        returns: of each step, one for each action, constants.
+
+    Raises:
+        RuntimeError: wrong shape or dtype, or an index out of range.
     """
-    return _wpl_losses(policy, value, cum_return)  # type: ignore[no-any-return]
+    return _wpl_losses(rows, row_of, actions, returns)  # type: ignore[no-any-return]
+
+
+def latest_actions(known: Tensor | None, actions: Tensor, kept: int) -> Tensor:
+    """The last `kept` of ``known`` and then ``actions``, int64 ``[.]``; a tensor of its own.
+
+    Raises:
+        RuntimeError: wrong shape or dtype.
+    """
+    return _latest(known, actions, kept)  # type: ignore[no-any-return]
 
 
 def collaboration_rewards(history: Tensor, actions: Tensor, num_actions: int, ratio: float) -> tuple[Tensor, Tensor]:
@@ -108,8 +123,8 @@ def collaboration_rewards(history: Tensor, actions: Tensor, num_actions: int, ra
 
 def discounted_returns(
     rewards: Sequence[Tensor], final_reward: Tensor, normalise: bool, discounting: float
-) -> tuple[Tensor, Tensor]:
-    """``(rewards [S, B], returns [S, B])`` of S decisions that all samples made; no gradient.
+) -> tuple[list[Tensor], list[Tensor]]:
+    """``(rewards, returns)``, ``[B]`` of each of S decisions that all samples made; no gradient.
 
     Args:
         rewards: ``[B]``, of each step; divided by S.

@@ -12,7 +12,7 @@ from torch import Tensor
 from .._memory_options import DncOptions
 from .._states import DncState
 from .memory_ops import EPSILON, content_weights, memory_read, memory_write
-from .memory_sequence import memory_sequence
+from .memory_sequence import memory_sequence, unrolled
 
 
 def dnc_usage(
@@ -173,8 +173,28 @@ def dnc_sequence(x: Tensor, weights: Sequence[Tensor], state: DncState, **option
             the interface, see :func:`dnc_access`, ``weight [n,H]``, ``bias [n]``; of the output ``weight [O,H+R*W]`` and
             ``bias [O]``.
         state: before the first step.
-        options: those of :class:`~routing_ext.memory.DncOptions`; clip_value, output, initial, lengths and resets of
-            :func:`routing_ext.reference.memory_sequence.memory_sequence`.
+        options: those of :class:`~routing_ext.memory.DncOptions`; clip_value, output, initial, lengths, resets and
+            reset_memory of :func:`routing_ext.reference.memory_sequence.memory_sequence`.
     """
     of_step = {name: options.pop(name) for name in DncOptions._fields if name in options}
-    return memory_sequence(x, weights, state, lambda interface, s: dnc_access(interface, s, **of_step), **options)
+    num_parts = len(DncOptions.read("dnc_sequence", of_step).interface(1, 1, 1))
+    return memory_sequence(x, weights, state, lambda interface, s: dnc_access(interface, s, **of_step), num_parts, **options)
+
+
+def dnc_access_sequence(interface: Tensor, state: DncState, **options: Any) -> tuple[Tensor, DncState]:
+    """``(read vectors [T,B,R,W], state)``: the memory over a sequence, under a controller that does not see what is read.
+
+    Args:
+        interface: ``[T,B,IF]``, at each step as for :func:`dnc_access`.
+        state: before the first step.
+        options: those of :class:`~routing_ext.memory.DncOptions`; initial, lengths, resets and reset_memory of
+            :func:`routing_ext.reference.memory_sequence.unrolled`.
+    """
+    of_step = {name: options.pop(name) for name in DncOptions._fields if name in options}
+
+    def step(interface_t: Tensor, state: DncState) -> tuple[Tensor, DncState]:
+        state = dnc_access(interface_t, state, **of_step)
+        return state.read_vectors.flatten(1), state
+
+    y, state = unrolled(interface, state, step, **options)
+    return y.unflatten(2, state.read_vectors.shape[1:]), state

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from .._C import parameters_of
 from ..ops import dispatch_plan, gather_rows, scatter_rows
 from ..ops.policy_gradients import handles, taken
 from .apply_modules import apply_modules
@@ -101,14 +102,24 @@ class Experience:
         """``[N]``."""
         return self._joined(p.final_reward for p in self._parts)
 
+    def for_operators(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]] | None:
+        """``(rows, row_of, actions)``, step by step, of the decisions, as the operators take them; None if they do not."""
+        rows = [p.state.rows for p in self._parts]
+        shared = [p.state.row_of for p in self._parts if p.state.row_of is not None]
+        if len(shared) not in (0, len(rows)) or not handles(rows) or any(r.shape[2:] != rows[0].shape[2:] for r in rows):
+            return None
+        return rows, shared, [p.action for p in self._parts]
+
+    @property
+    def cum_returns(self) -> list[Tensor]:
+        """:attr:`cum_return`, step by step."""
+        return [p.cum_return for p in self._parts]
+
     @cached_property
     def _taken(self) -> Sequence[Tensor]:
-        rows = [p.state.rows for p in self._parts]
-        row_of = [p.state.row_of for p in self._parts]
-        shared = [r for r in row_of if r is not None]
-        alike = len(shared) in (0, len(rows)) and len({r.shape[2:] for r in rows}) == 1
-        if alike and handles(rows):
-            return taken(rows, shared, [p.action for p in self._parts])
+        arguments = self.for_operators()
+        if arguments is not None:
+            return taken(*arguments)
         return self._joined(p.state.taken(p.action) for p in self._parts).unbind(1)
 
     def taken(self, c: int) -> Tensor:
@@ -260,9 +271,10 @@ class Agents:
 
     def _tables(self, storages: nn.ModuleList) -> list[Tensor] | None:
         """``[1, width]`` of each agent that has samples, if all of these have tables."""
-        of_agents, selected = list(storages._modules.values()), self._asked.selected
-        asked = [s for s in (of_agents[k] for k in selected) if type(s) is TabularPolicyStorage]
-        return [s._parameters["_approx"] for s in asked] if len(asked) == len(selected) else None  # type: ignore[misc]
+        of_agents = list(storages._modules.values())
+        asked = of_agents if len(self._asked.sizes) == len(of_agents) else [of_agents[k] for k in self._asked.selected]
+        found = parameters_of(asked, TabularPolicyStorage, ("_approx",), (nn.Parameter, Tensor))
+        return None if found is None else found[0]
 
 
 class Decision(nn.Module):

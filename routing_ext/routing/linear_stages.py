@@ -9,11 +9,13 @@ import types
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import torch
 import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from .._C import parameters_of
 from .mlp import MLP
 
 
@@ -54,6 +56,11 @@ def linear_stages(modules: Iterable[nn.Module]) -> list[Stage] | None:
     """
     if _has_any_global_hook() or nn.Linear.forward is not _linear_forward:
         return None
+    modules = list(modules)
+    if not torch.compiler.is_compiling():  # which cannot look into parameters_of
+        stage = _stage_of_one_class(modules)
+        if stage is not None:
+            return [stage]
     chains = []
     for module in modules:
         chain = _chain(module)
@@ -75,6 +82,21 @@ def linear_stages(modules: Iterable[nn.Module]) -> list[Stage] | None:
             return None
         stages.append(Stage(weights, None if without_bias else biases, links[0][1]))
     return stages
+
+
+def _stage_of_one_class(modules: list[nn.Module]) -> Stage | None:
+    """The only stage of modules that are linear layers of one class, the common case."""
+    cls = modules[0].__class__ if modules else nn.Module
+    forward, kind = _kinds.get(cls, (None, _Kind.OTHER))
+    if forward is not cls.forward or (kind is not _Kind.LINEAR and kind is not _Kind.LINEAR_RELU):
+        return None
+    found = parameters_of(modules, cls, ("weight", "bias"), _PLAIN)
+    if found is None:
+        return None
+    weights, biases = found
+    if weights is None or (biases is not None and biases[0].shape != weights[0].shape[:1]):
+        return None
+    return Stage(weights, biases, kind is _Kind.LINEAR_RELU)
 
 
 def _are_plain(tensors: list[Tensor], shape: torch.Size) -> bool:

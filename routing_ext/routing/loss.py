@@ -86,7 +86,8 @@ class Loss(nn.Module):
         else:
             losses = self._loss_func(ysest, ystrue)
             if losses.dim() > 1:
-                losses = losses.sum(1).reshape(-1)
+                losses = losses.sum(1)
+                losses = losses if losses.dim() == 1 else losses.reshape(-1)
         if ystrue is None:
             if isinstance(self._reward_func, CorrectClassifiedReward):
                 raise ValueError("Loss: ystrue must be given for CorrectClassifiedReward, got None")
@@ -142,7 +143,7 @@ class Loss(nn.Module):
         if not handles((final, *own)) or any(t.requires_grad or t.shape != final.shape for t in (final, *own)):
             return None
         rewards, returns = discounted_returns(own, final, self._npar, self._discounting)
-        return list(zip(rewards.unbind(), returns.unbind(), strict=True))
+        return list(zip(rewards, returns, strict=True))
 
     def _earned(self, step: _Decisions, later: _Later, final: Tensor, count: Tensor | int) -> tuple[Tensor, Tensor]:
         """The rewards and the returns ``[B]`` of a step."""

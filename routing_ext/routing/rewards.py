@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ops.policy_gradients import collaboration_rewards
+from ..ops.policy_gradients import collaboration_rewards, latest_actions
 from .trajectory import padded
 
 
@@ -94,7 +94,9 @@ class PerActionBaseReward:
     def register_batch(self, states: Tensor, actions: Tensor) -> None:
         """Remembers the choices ``actions [n]`` at ``states [n, K, C]``, in this order."""
         known, new, kept = self._actions, actions.detach(), self._hist_len
-        if known is None or new.numel() >= kept:
+        if new.is_cpu and new.dim() == 1:
+            self._actions = latest_actions(None if known is None else known.cpu(), new, kept)
+        elif known is None or new.numel() >= kept:
             self._actions = new[max(new.numel() - kept, 0) :].clone()
         else:
             self._actions = torch.cat([known.to(new.device)[max(known.numel() + new.numel() - kept, 0) :], new])

@@ -57,4 +57,9 @@ class Copy(WordTask):
         Raises:
             ValueError: `batch_size` is below 1.
         """
-        return copy_batch(*self._draw(batch_size, generator))
+        return copy_batch(*self._draw_words(batch_size, generator))
+
+    def harder(self) -> dict[str, Copy]:
+        """Up to six times as many words."""
+        sizes = [factor * self.max_num_words for factor in (1, 2, 3, 4, 6)]
+        return {f"{n} words": dataclasses.replace(self, min_num_words=n, max_num_words=n) for n in sizes}

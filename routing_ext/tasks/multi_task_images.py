@@ -17,6 +17,11 @@ class Batch(NamedTuple):
     labels: Tensor
     tasks: Tensor
 
+    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32, *, non_blocking: bool = False) -> Batch:
+        """The same on another device, the images with another dtype."""
+        images = self.images.to(device, dtype, non_blocking=non_blocking)
+        return Batch(images, *(t.to(device, non_blocking=non_blocking) for t in self[1:]))
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MultiTaskImages:
@@ -92,9 +97,14 @@ class MultiTaskImages:
         order = (
             torch.randperm(len(self), generator=generator).to(device) if shuffle else torch.arange(len(self), device=device)
         )
-        return (self._batch(rows) for rows in order.split(batch_size) if len(rows))
+        return (self.at(rows) for rows in order.split(batch_size) if len(rows))
 
-    def _batch(self, rows: Tensor) -> Batch:
+    def at(self, rows: Tensor) -> Batch:
+        """The batch of given examples.
+
+        Args:
+            rows: int64 ``[B]``, in ``[0, N)``.
+        """
         images = self.images[self.index[rows]].to(torch.float32, memory_format=torch.channels_last)
         return Batch(images.div_(self.scale), self.labels[rows], self.tasks[rows])
 

@@ -89,6 +89,19 @@ class RepeatCopy(WordTask):
         Raises:
             ValueError: `batch_size` is below 1.
         """
-        words, num_words = self._draw(batch_size, generator)
-        repeats = torch.randint(self.min_repeats, self.max_repeats + 1, (batch_size,), generator=generator)
+        words, num_words = self._draw_words(batch_size, generator)
+        repeats = self._draw("repeats", batch_size, generator)
         return repeat_copy_batch(words, num_words, repeats, self.max_repeats_norm)
+
+    def harder(self) -> dict[str, RepeatCopy]:
+        """Up to four times as many repeats, up to four times as many words, and twice as many of both."""
+        sizes = [
+            (words * self.max_num_words, repeats * self.max_repeats)
+            for words, repeats in ((1, 1), (1, 2), (1, 4), (2, 1), (4, 1), (2, 2))
+        ]
+        return {
+            f"{n} words, {r} repeats": dataclasses.replace(
+                self, min_num_words=n, max_num_words=n, min_repeats=r, max_repeats=r
+            )
+            for n, r in sizes
+        }

@@ -1,17 +1,19 @@
-"""Batches of sequences of bits, and how well they were answered."""
+"""Batches of sequences, and how well they were answered."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Self = TypeVar("Self", bound="SequenceBatch")
+
 
 class SequenceBatch(NamedTuple):
-    """B sequences of T steps, those that end early filled up with zeros.
+    """B sequences of T steps, those that end early filled up with zeros. The elements of the target are bits.
 
     Attributes:
         input: ``[T,B,I]``.
@@ -23,9 +25,9 @@ class SequenceBatch(NamedTuple):
     target: Tensor
     mask: Tensor
 
-    def to(self, *args: torch.device | torch.dtype | str, non_blocking: bool = False) -> SequenceBatch:
+    def to(self: Self, *args: torch.device | torch.dtype | str, non_blocking: bool = False) -> Self:
         """The same with another dtype or on another device; arguments as of :meth:`torch.Tensor.to`."""
-        return SequenceBatch(*(t.to(*args, non_blocking=non_blocking) for t in self))  # type: ignore[call-overload]
+        return type(self)(*(t.to(*args, non_blocking=non_blocking) for t in self))  # type: ignore[call-overload]
 
     def loss(self, output: Tensor) -> Tensor:
         """What pytorch-dnc trains with: cross-entropy (nats) where the mask is 1, summed, divided by ``T * B * O`` and by B.
@@ -53,9 +55,27 @@ class SequenceBatch(NamedTuple):
         Args:
             output: ``[T,B,O]``, probabilities.
         """
+        self._check(output)
         return (self.mask > 0) & ((output > 0.5) != (self.target > 0.5))
 
+    def solved(self, output: Tensor) -> Tensor:
+        """``[B]`` bool: which sequences have nothing wrong.
+
+        Args:
+            output: as of :meth:`wrong_bits`.
+        """
+        return ~self.wrong_bits(output).transpose(0, 1).flatten(1).any(1)
+
+    @property
+    def num_counted(self) -> Tensor:
+        """A scalar: of how many bits each can be wrong."""
+        return self.mask.sum() * self.target.size(2)
+
     def _cross_entropy(self, output: Tensor) -> Tensor:
-        if output.shape != self.target.shape:
-            raise ValueError(f"SequenceBatch: output must be {list(self.target.shape)}, got {list(output.shape)}")
+        """Its sum over all that counts, in nats."""
+        self._check(output)
         return F.binary_cross_entropy(output, self.target, self.mask.expand_as(self.target), reduction="sum")
+
+    def _check(self, output: Tensor) -> None:
+        if output.shape != self.target.shape:
+            raise ValueError(f"{type(self).__name__}: output must be {list(self.target.shape)}, got {list(output.shape)}")

@@ -7,9 +7,16 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from .sequence_task import SequenceTask
+
+
+def random_words(*shape: int, generator: torch.Generator | None = None) -> Tensor:
+    """Zeros and ones, equally likely, of the default dtype."""
+    return torch.randint(2, shape, generator=generator).to(torch.get_default_dtype())
+
 
 @dataclasses.dataclass(frozen=True)
-class WordTask:
+class WordTask(SequenceTask):
     """Sequences of random words.
 
     Attributes:
@@ -25,8 +32,7 @@ class WordTask:
     max_num_words: int
 
     def __post_init__(self) -> None:
-        if self.len_word < 1:
-            raise ValueError(f"{type(self).__name__}: len_word must be at least 1, got {self.len_word}")
+        self._check_size("len_word")
         self._check_range("num_words")
 
     @property
@@ -34,16 +40,8 @@ class WordTask:
         """I: the bits of a word and two marks."""
         return self.len_word + 2
 
-    def _check_range(self, name: str) -> None:
-        low, high = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
-        if not 1 <= low <= high:
-            names = f"1 <= min_{name} <= max_{name}"
-            raise ValueError(f"{type(self).__name__}: must hold {names}, got {low} and {high}")
-
-    def _draw(self, batch_size: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def _draw_words(self, batch_size: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """``(words [max_num_words,B,L], num_words [B])``."""
-        if batch_size < 1:
-            raise ValueError(f"{type(self).__name__}.batch: batch_size must be at least 1, got {batch_size}")
-        num_words = torch.randint(self.min_num_words, self.max_num_words + 1, (batch_size,), generator=generator)
-        words = torch.randint(2, (self.max_num_words, batch_size, self.len_word), generator=generator)
-        return words.to(torch.get_default_dtype()), num_words
+        self._check_batch_size(batch_size)
+        num_words = self._draw("num_words", batch_size, generator)
+        return random_words(self.max_num_words, batch_size, self.len_word, generator=generator), num_words

@@ -16,7 +16,7 @@ from circuits import inputs
 from torch import Tensor
 
 from routing_ext.memory import Circuit, DNCCircuit
-from routing_ext.ops import memory_step
+from routing_ext.ops import memory_sequence, memory_step
 
 
 def gradients(circuit: Circuit, y: Tensor) -> tuple[Tensor, ...]:
@@ -44,7 +44,7 @@ def test_a_tape_of_several_pieces(make: Callable[..., Circuit], monkeypatch: pyt
 
 @pytest.mark.parametrize("first", [1, 4, 16])
 def test_links_that_are_computed_again(make: Callable[..., Circuit], monkeypatch: pytest.MonkeyPatch, first: int) -> None:
-    monkeypatch.setattr(memory_step, "_FEW_LINK_BYTES", 0)
+    monkeypatch.setattr(memory_sequence, "_FEW_LINK_BYTES", 0)
     monkeypatch.setattr(memory_step, "_FIRST_STEPS", first)
     circuit, x = make(), inputs(11)
     expected = gradients(circuit, circuit.unroll(x)[0])

@@ -14,7 +14,7 @@ from torch.autograd import gradcheck
 from routing_ext import ops, reference
 from routing_ext._memory_options import DncOptions, numbers
 from routing_ext.memory import DncState, NtmState
-from routing_ext.ops.memory_step import MemoryRun, Network, PackedWeights
+from routing_ext.ops.memory_step import MemoryRun, Network, pack_weights
 
 F64 = torch.float64
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -268,9 +268,9 @@ def test_step_by_step(options: dict[str, Any]) -> None:
     b, n, width, v, r = size
     x, w, before = normal(steps, b, 2, seed=0), weights(size, 2, 9, 4, options), state(size, 9, linked(options))
     sizes = {"B": b, "I": 2, "H": 9, "O": 4, "N": n, "W": width, "V": v, "R": r, "S": 0}
-    network = Network("dnc", numbers(DncOptions(**options)), sizes, 20.0)
-    run = MemoryRun(network, PackedWeights(network, w), before)
-    y = torch.cat([run.step(x_t) for x_t in x])
+    network = Network("dnc", numbers(DncOptions(**options)), sizes, F64, 20.0)
+    run = MemoryRun(network, pack_weights(network, w), before)
+    y = torch.cat([run.step(x_t, w) for x_t in x])
     inputs = [x, *w, *before]
     expected, final = reference.dnc_sequence(x, w, before, **options)
     assert_agree(with_gradients([y, *run.state()], inputs), with_gradients([expected, *final], inputs))
@@ -301,8 +301,8 @@ RESETS = {"none": None, "some": 0.2, "all": 1.0, "first": 0.0}
 Case = dict[str, Any]
 
 
-def masks(lengths: list[int] | None, resets: float | None, steps: int = 7) -> dict[str, Tensor]:
-    given = {}
+def masks(lengths: list[int] | None, resets: float | None, steps: int = 7, memory: Tensor | None = None) -> dict[str, Tensor]:
+    given = {} if memory is None else {"reset_memory": memory}
     if lengths is not None:
         given["lengths"] = torch.tensor(lengths)
     if resets is not None:
@@ -336,9 +336,11 @@ def test_lengths_and_resets_of_an_ntm(lengths: list[int] | None, resets: float |
     shapes += [shape for part in parts for shape in ((part, h), (part,))] + [(3, h + r * w), (3,)]
     ws = [normal(*s, seed=i) for i, s in enumerate(shapes)]
     x = normal(7, 5, 2, seed=0)
-    inputs = [x, *ws, *before]
-    y, final = ops.ntm_sequence(x, ws, before, output="linear", **masks(lengths, resets))
-    expected, expected_final = reference.ntm_sequence(x, ws, before, output="linear", **masks(lengths, resets))
+    memory = normal(5, 8, w, seed=3)
+    inputs = [x, *ws, *before, memory]
+    given = {"output": "linear", "words": "linear", **masks(lengths, resets, memory=memory)}
+    y, final = ops.ntm_sequence(x, ws, before, **given)
+    expected, expected_final = reference.ntm_sequence(x, ws, before, **given)
     assert_agree(with_gradients([y, *final], inputs), with_gradients([expected, *expected_final], inputs))
 
 
@@ -387,6 +389,18 @@ def test_number_of_threads_with_lengths(size: Size) -> None:
         assert_agree(other, outcomes[0], 1e-11)
 
 
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+@pytest.mark.parametrize("resets", RESETS.values(), ids=RESETS)
+def test_memory_after_resets(lengths: list[int] | None, resets: float | None) -> None:
+    size: Size = (5, 11, 5, 2, 3)
+    x, w, before, memory = normal(7, 5, 2, seed=0), weights(size, 2, 9, 4, {}), state(size, 9), normal(11, 5, seed=3)
+    given = {"initial": "zeros", **masks(lengths, resets, memory=memory.expand(5, 11, 5))}
+    inputs = [x, *w, *before, memory]
+    y, final = ops.dnc_sequence(x, w, before, link_every=3, **given)
+    expected, expected_final = reference.dnc_sequence(x, w, before, **given)
+    assert_agree(with_gradients([y, *final], inputs), with_gradients([expected, *expected_final], inputs))
+
+
 def test_resets_cut_the_gradient() -> None:
     size: Size = (2, 11, 5, 2, 3)
     x, w, before = normal(6, 2, 2, seed=0), weights(size, 2, 9, 4, {}), state(size, 9)
@@ -399,6 +413,89 @@ def test_resets_cut_the_gradient() -> None:
     assert of_x[3:, 1].any()
     assert of_memory[0].any()
     assert not of_memory[1].any()
+
+
+# ---- parts of a network -----------------------------------------------------------------------------------------------------
+
+
+@each_option
+@pytest.mark.parametrize("lengths", [None, [3, 7, 0, 5, 1]], ids=["all", "lengths"])
+def test_without_an_output_layer(options: dict[str, Any], lengths: list[int] | None) -> None:
+    size: Size = (5, 11, 5, 2, 3)
+    x, w, before = normal(7, 5, 2, seed=0), weights(size, 2, 9, 4, options)[:-2], state(size, 9, linked(options))
+    inputs, given = [x, *w, *before], {**options, **masks(lengths, None)}
+    y, final = ops.dnc_sequence(x, w, before, **given)
+    assert y.shape == (7, 5, 9 + 15)
+    expected, expected_final = reference.dnc_sequence(x, w, before, **given)
+    assert_agree(with_gradients([y, *final], inputs), with_gradients([expected, *expected_final], inputs))
+
+
+@each_option
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+@pytest.mark.parametrize("resets", [None, 0.2], ids=["no-resets", "resets"])
+def test_memory_alone(options: dict[str, Any], lengths: list[int] | None, resets: float | None) -> None:
+    size: Size = (5, 11, 5, 2, 3)
+    interfaces = torch.stack([interface(size, options).detach() * (1 + t / 7) for t in range(7)]).requires_grad_()
+    before, memory = state(size, 9, linked(options)), normal(5, 11, 5, seed=3)
+    inputs, given = [interfaces, *before, memory], {**options, **masks(lengths, resets, memory=memory)}
+    reads, final = ops.dnc_access_sequence(interfaces, before, link_every=2, **given)
+    expected, expected_final = reference.dnc_access_sequence(interfaces, before, **given)
+    assert final.hidden is before.hidden
+    assert final.cell is before.cell
+    assert_agree(with_gradients([reads, *final], inputs), with_gradients([expected, *expected_final], inputs))
+
+
+def test_memory_alone_is_the_access_step_by_step() -> None:
+    size: Size = (3, 20, 6, 1, 2)
+    interfaces, before = torch.stack([interface(size, {}), -interface(size, {})]), state(size, 1)
+    reads, final = ops.dnc_access_sequence(interfaces, before)
+    first = ops.dnc_access(interfaces[0], before)
+    second = ops.dnc_access(interfaces[1], first)
+    torch.testing.assert_close(reads, torch.stack([first.read_vectors, second.read_vectors]))
+    torch.testing.assert_close(tuple(final), tuple(second))
+
+
+@pytest.mark.parametrize("n", [16, 11])
+@pytest.mark.parametrize("initial", ["reference", "zeros"])
+@pytest.mark.parametrize("given", ["memory", "hidden", "memory usage read_vectors", "link", "precedence link"])
+def test_parts_of_a_state(given: str, initial: str, n: int) -> None:
+    size: Size = (3, n, 5, 2, 3)
+    x, w, whole = normal(4, 3, 2, seed=0), weights(size, 2, 9, 4, {}), state(size, 9)
+    parts = {name: t for name, t in whole._asdict().items() if name in given.split()}
+    zeros = DncState(*(torch.zeros_like(t, requires_grad=False) for t in whole))
+    sizes = dict(zip("BNWVR", size, strict=True)) | {"H": 9}
+    default = zeros if initial == "zeros" else DncState.initial(sizes, F64)
+    before: Any = DncState(*(parts.get(name) for name in DncState._fields))  # type: ignore[arg-type]
+    y, _ = ops.dnc_sequence(x, w, before, num_locations=n, initial=initial)
+    expected, _ = reference.dnc_sequence(x, w, default._replace(**parts), initial=initial)
+    inputs = [x, *w, *parts.values()]
+    assert_agree(with_gradients([y], inputs), with_gradients([expected], inputs))
+
+
+def test_a_precedence_needs_its_link() -> None:
+    size: Size = (3, 11, 5, 2, 3)
+    before: Any = state(size, 9)._replace(link=None)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="memory_sequence: state must have the link that its precedence belongs to"):
+        ops.dnc_sequence(normal(4, 3, 2, seed=0), weights(size, 2, 9, 4, {}), before)
+
+
+def test_compile_once_for_all_lengths_of_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where links are not all kept."""
+    monkeypatch.setattr("routing_ext.ops.memory_sequence._FEW_LINK_BYTES", 1000)
+    torch._dynamo.reset()
+    graphs = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph
+
+    size: Size = (3, 11, 5, 2, 3)
+    w, before = weights(size, 2, 9, 4, {}), state(size, 9)
+    compiled = torch.compile(lambda x: ops.dnc_sequence(x, w, before)[0], fullgraph=True, backend=backend, dynamic=True)
+    for steps in (5, 9, 26, 4):
+        x = normal(steps, 3, 2, seed=0)
+        torch.testing.assert_close(compiled(x), ops.dnc_sequence(x, w, before)[0])
+    assert len(graphs) == 1
 
 
 # ---- wrong use --------------------------------------------------------------------------------------------------------------

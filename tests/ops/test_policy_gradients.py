@@ -11,6 +11,7 @@ from routing_ext.ops.policy_gradients import (
     collaboration_rewards,
     discounted_returns,
     handles,
+    latest_actions,
     preference_states,
     sample_categorical,
     taken,
@@ -102,7 +103,7 @@ class TestPreferenceStates:
         parts = [torch.rand(n, k, dtype=dtype, requires_grad=True) for n in (1, 3, 1) * 2]
         states, probs = preference_states(parts[:3], parts[3:])
         expected, expected_probs = plain_states(parts[:3], parts[3:])
-        assert torch.equal(probs, expected_probs)
+        assert_close(probs, expected_probs)
         assert not probs.requires_grad
         assert_close(states, expected)
         # In float32 the definition loses half of the digits, where a large gradient is added and taken away again.
@@ -172,35 +173,65 @@ class TestTaken:
             taken([rows], [actions[:2]], [actions])
         with pytest.raises(RuntimeError, match=r"taken: rows must be alike in dtype and channels"):
             taken([rows, rows.double()], [], [actions, actions])
+        with pytest.raises(RuntimeError, match=r"taken: actions must be at most 2, one a row, got 3"):
+            taken([rows[:2]], [], [actions])
         with pytest.raises(RuntimeError, match=r"taken: rows must have at least one tensor"):
             taken([], [], [])
 
 
 class TestWplLosses:
     @each_dtype
-    def test_is_the_definition(self, dtype: torch.dtype) -> None:
+    @pytest.mark.parametrize("shared", [False, True])
+    @pytest.mark.parametrize("channels", [2, 5])
+    def test_is_the_definition(self, channels: int, shared: bool, dtype: torch.dtype) -> None:
         torch.manual_seed(0)
-        policy, value = (torch.randn(33, dtype=dtype, requires_grad=True) for _ in range(2))
-        returned = torch.randn(33, dtype=dtype)
-        gradient = returned - value
+        rows = [torch.randn(n, k, channels, dtype=dtype, requires_grad=True) for n, k in ((9, 4), (9, 3))]
+        row_of = [torch.randint(9, (9,)) for _ in rows] if shared else []
+        actions, returns = [torch.randint(r.size(1), (9,)) for r in rows], [torch.randn(9, dtype=dtype) for _ in rows]
+        policy, value, *_ = taken(rows, row_of, actions)
+        gradient = torch.cat(returns) - value
         projected = torch.where(gradient < 0, 1 + gradient, 2 - gradient)
-        expected = (policy - (policy * projected).detach()) ** 2 + (value - returned) ** 2
-        losses = wpl_losses(policy, value, returned)
+        expected = (policy - (policy * projected).detach()) ** 2 + (value - torch.cat(returns)) ** 2
+        losses = wpl_losses(rows, row_of, actions, returns)
         assert_close(losses, expected)
         grad = torch.rand_like(losses)
-        mine, theirs = (torch.autograd.grad(t, (policy, value), grad, create_graph=True) for t in (losses, expected))
+        assert_close(torch.autograd.grad(losses, rows, grad, True), torch.autograd.grad(expected, rows, grad, True))
+        mine, theirs = (torch.autograd.grad(t, rows, grad, create_graph=True) for t in (losses, expected))
         assert_close(mine, theirs)
         for own, other in zip(mine, theirs, strict=True):
             assert_close(
-                torch.autograd.grad(own.sum(), (policy, value), retain_graph=True, materialize_grads=True),
-                torch.autograd.grad(other.sum(), (policy, value), retain_graph=True, materialize_grads=True),
+                torch.autograd.grad(own.sum(), rows, retain_graph=True, materialize_grads=True),
+                torch.autograd.grad(other.sum(), rows, retain_graph=True, materialize_grads=True),
             )
 
     def test_wrong_arguments(self) -> None:
-        with pytest.raises(RuntimeError, match=r"wpl_losses: value and cum_return must be like policy"):
-            wpl_losses(torch.ones(3), torch.ones(2), torch.ones(3))
-        with pytest.raises(RuntimeError, match=r"wpl_losses: policy must have 1 dimension"):
-            wpl_losses(torch.ones(3, 1), torch.ones(3, 1), torch.ones(3, 1))
+        rows, actions, returns = torch.rand(3, 4, 2), torch.tensor([0, 1, 2]), torch.rand(3)
+        with pytest.raises(RuntimeError, match=r"wpl_losses: returns must be constants, one for each action"):
+            wpl_losses([rows], [], [actions], [returns[:2]])
+        with pytest.raises(RuntimeError, match=r"wpl_losses: returns must be constants, one for each action"):
+            wpl_losses([rows], [], [actions], [returns.requires_grad_()])
+        with pytest.raises(RuntimeError, match=r"wpl_losses: rows must have at least 2 channels"):
+            wpl_losses([rows[:, :, 0]], [], [actions], [returns])
+        with pytest.raises(RuntimeError, match=r"wpl_losses: actions must be in \[0, 4\), got 4"):
+            wpl_losses([rows], [], [actions + 2], [returns])
+
+
+class TestLatestActions:
+    @pytest.mark.parametrize("kept", [0, 1, 3, 4, 6, 9])
+    def test_is_the_end_of_both(self, kept: int) -> None:
+        known, new = torch.arange(4), torch.arange(4, 7)
+        assert torch.equal(latest_actions(known, new, kept), torch.arange(max(7 - kept, 0), 7))
+        assert torch.equal(latest_actions(None, new, kept), torch.arange(max(7 - kept, 4), 7))
+
+    def test_is_a_tensor_of_its_own(self) -> None:
+        new = torch.arange(3)
+        latest = latest_actions(None, new, 3)
+        new.zero_()
+        assert torch.equal(latest, torch.arange(3))
+
+    def test_wrong_arguments(self) -> None:
+        with pytest.raises(RuntimeError, match=r"latest_actions: actions must have dtype Long"):
+            latest_actions(None, torch.ones(3), 3)
 
 
 class TestCollaborationRewards:
@@ -229,10 +260,10 @@ class TestDiscountedReturns:
         rewards, returns = discounted_returns(given.unbind(), final, normalise, 0.5)
         expected = given / steps * (final.abs() if normalise else 1)
         expected[-1] += final
-        assert torch.equal(rewards, expected)
+        assert torch.equal(torch.stack(rewards), expected)
         for j in reversed(range(steps - 1)):
             expected[j] += 0.5 * expected[j + 1]
-        assert_close(returns, expected)
+        assert_close(torch.stack(returns), expected)
 
     def test_wrong_arguments(self) -> None:
         with pytest.raises(RuntimeError, match=r"discounted_returns: rewards must be like final_reward"):

@@ -53,9 +53,10 @@ class WPL(ActorCritic):
 
     @row_by_row
     def _losses(self, made: Experience) -> Tensor:
+        arguments, returns = made.for_operators(), made.cum_returns
+        if arguments is not None and handles((arguments[0][0], *returns)) and not any(t.requires_grad for t in returns):
+            return wpl_losses(*arguments, returns)
         policy, value = made.taken(0), made.taken(1)
-        if handles((policy, value, made.cum_return)):
-            return wpl_losses(policy, value, made.cum_return)
         gradient = made.cum_return - value
         projected = torch.where(gradient < 0, 1 + gradient, 2 - gradient)
         return squared(policy - (policy * projected).detach()) + squared(value - made.cum_return.detach())

@@ -36,6 +36,7 @@ inline void for_each_panel(int64_t columns, int64_t part, int64_t parts, const F
 
 template <class C>
 void pack_forward(const CellShape& s, const CellWeights<const C>& w, C* packed, int64_t part, int64_t parts) {
+  if (s.hidden == 0) return;  // no weights
   const PackedLayout<C> at(s);
   const int64_t of_input = s.input + s.read_size();  // columns of w.input
   for_each_panel<C>(s.gates(), part, parts, [&](int64_t c, int64_t width) {
@@ -64,6 +65,7 @@ void pack_forward(const CellShape& s, const CellWeights<const C>& w, C* packed, 
 
 template <class C>
 void pack_backward(const CellShape& s, const CellWeights<const C>& w, C* packed, int64_t part, int64_t parts) {
+  if (s.hidden == 0) return;
   const PackedLayout<C> at(s);
   const auto pack = [&](int64_t depth, int64_t columns, C* panels, const auto& row) {
     const Span mine = share(depth, part, parts);
@@ -77,7 +79,42 @@ void pack_backward(const CellShape& s, const CellWeights<const C>& w, C* packed,
   pack(s.gates(), s.input, packed + at.to_input, [&](int64_t k) { return w.input + k * of_input; });
 }
 
+// Begins to fetch a row from memory.
+template <bool to_write, class C>
+inline void fetch(const C* row, int64_t count) {
+  for (int64_t i = 0; i < count; i += AccessLayout<C>::kAlign) __builtin_prefetch(row + i, to_write, 2);
+}
+
 // ---- one step --------------------------------------------------------------------------------------------------------------
+
+// The accessor's part of a step. interface [rows,IF].
+template <class C>
+inline void access_rows(const CellShape& s, const CellStep<C>& step, const C* interface) {
+  const CellLayout<C> at(s);
+  const int64_t interface_size = s.access.interface_size(), row = at.row_size;
+  for (int64_t b = 0; b < step.rows; ++b) {
+    const C* const previous = step.previous + b * row;
+    C* const next = step.next + b * row;
+    const int64_t link = b * at.access.link_size;
+    if (b + 1 < step.rows) fetch<true>(next + row + at.small, row - at.small);
+    access_kernels<C>(s.access.kind)
+        .forward(s.access,
+                 {interface + b * interface_size,
+                  {previous + at.small, previous + at.memory, step.previous_link ? step.previous_link + link : nullptr},
+                  {next + at.small, next + at.memory, step.next_link + link},
+                  next + at.record,
+                  next + at.features + s.hidden,
+                  step.scratch,
+                  step.team});
+  }
+}
+// The outputs where there is no output layer.
+template <class C>
+inline void copy_features(const CellShape& s, const CellStep<C>& step) {
+  const CellLayout<C> at(s);
+  for (int64_t b = 0; b < step.rows; ++b)
+    copy(step.next + b * at.row_size + at.features, s.features(), step.y + b * s.features());
+}
 
 template <class C>
 void cell_forward(const CellShape& s, const CellStep<C>& step) {
@@ -86,6 +123,10 @@ void cell_forward(const CellShape& s, const CellStep<C>& step) {
   const int64_t interface_size = s.access.interface_size(), row = at.row_size;
   const C clip = static_cast<C>(s.clip);
   const Rows<C> features{step.next + at.features, row};
+  if (s.hidden == 0) {
+    access_rows(s, step, step.x);
+    return copy_features(s, step);
+  }
 
   skinny_product<C>(step.rows, {{step.x, s.input}, s.input}, {{step.previous + at.features, row}, s.features()},
                     step.packed + packed.gates, s.gates(), {step.packed + packed.gates_bias, 0}, {step.next + at.gates, row});
@@ -97,20 +138,8 @@ void cell_forward(const CellShape& s, const CellStep<C>& step) {
 
   skinny_product<C>(step.rows, {{features.data, row}, s.hidden}, step.packed + packed.interface, interface_size,
                     {step.packed + packed.interface_bias, 0}, {step.interface, interface_size});
-  for (int64_t b = 0; b < step.rows; ++b) {
-    const C* const previous = step.previous + b * row;
-    C* const next = step.next + b * row;
-    const int64_t link = b * at.access.link_size;
-    access_kernels<C>(s.access.kind)
-        .forward(s.access,
-                 {step.interface + b * interface_size,
-                  {previous + at.small, previous + at.memory, step.previous_link ? step.previous_link + link : nullptr},
-                  {next + at.small, next + at.memory, step.next_link + link},
-                  next + at.record,
-                  next + at.features + s.hidden,
-                  step.scratch,
-                  step.team});
-  }
+  access_rows<C>(s, step, step.interface);
+  if (s.output == 0) return copy_features(s, step);
 
   skinny_product<C>(step.rows, {{features.data, row}, s.features()}, step.packed + packed.output, s.output,
                     {step.packed + packed.output_bias, 0}, {step.next + at.slope, row});
@@ -130,7 +159,12 @@ void cell_backward(const CellShape& s, const CellStepBackward<C>& step) {
     skinny_product<C>(step.rows, x, step.packed + panels, columns, {of_features.data, state_row}, of_features);
   };
 
-  if (step.grad_y) {
+  if (step.grad_y && s.output == 0) {
+    for (int64_t b = 0; b < step.rows; ++b) {
+      C* const sum = of_features.data + b * state_row;
+      for (int64_t j = 0; j < s.features(); ++j) sum[j] += step.grad_y[b * s.features() + j];
+    }
+  } else if (step.grad_y) {
     for (int64_t b = 0; b < step.rows; ++b) {
       const C *const slope = step.next + b * row + at.slope, *const grad_y = step.grad_y + b * s.output;
       C* const out = step.grads + b * at.grad_size + at.grad_output;
@@ -146,6 +180,7 @@ void cell_backward(const CellShape& s, const CellStepBackward<C>& step) {
     const C *const previous = step.previous + b * row, *const next = step.next + b * row;
     C* const grad = step.grad_state + b * state_row;
     const int64_t link = b * at.access.link_size;
+    if (b + 1 < step.rows) fetch<false>(previous + row, row);
     access_kernels<C>(s.access.kind)
         .backward(s.access,
                   {{previous + at.small, previous + at.memory, step.previous_link ? step.previous_link + link : nullptr},
@@ -156,6 +191,13 @@ void cell_backward(const CellShape& s, const CellStepBackward<C>& step) {
                    step.grads + b * at.grad_size + at.grad_interface,
                    step.scratch,
                    step.team});
+  }
+  if (s.hidden == 0) {  // nobody sees the read vectors of the step before
+    for (int64_t b = 0; b < step.rows; ++b) {
+      fill(of_features.data + b * state_row, s.features(), C(0));
+      if (step.grad_x) copy(step.grads + b * at.grad_size + at.grad_interface, s.input, step.grad_x + b * s.input);
+    }
+    return;
   }
   add_to_features(grads(at.grad_interface, s.access.interface_size()), packed.from_interface, s.hidden);
 

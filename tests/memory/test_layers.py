@@ -1,0 +1,343 @@
+"""DNC and NTM in the manner of nn.LSTM: what they compute, their arguments, and the life of their state."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from helpers import normal
+from plain_layers import plain
+from torch import Tensor, nn
+
+from routing_ext.memory import DNC, NTM, DncState, MemoryLayer, NtmState
+
+SIZES = {"memory_size": 7, "word_size": 5, "read_heads": 3, "write_heads": 2, "dtype": torch.float64}
+INPUT, HIDDEN = 4, 6
+Layer = MemoryLayer[Any]
+Make = Callable[..., Layer]
+
+
+@pytest.fixture(params=[DNC, NTM], ids=lambda kind: kind.__name__)
+def make(request: pytest.FixtureRequest) -> Make:
+    """``make(num_layers, **options)``: a layer in float64 whose parameters are three times the usual ones."""
+
+    def made(num_layers: int = 1, **options: Any) -> Layer:
+        torch.manual_seed(0)
+        layer: Layer = request.param(INPUT, HIDDEN, num_layers, **(SIZES | options))
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter *= 3
+        return layer
+
+    return made
+
+
+def inputs(steps: int = 5, batch: int = 2, dtype: torch.dtype = torch.float64) -> Tensor:
+    return normal(steps, batch, INPUT, seed=steps, dtype=dtype)
+
+
+def assert_same_states(actual: Any, expected: Any) -> None:
+    assert type(actual) is type(expected)
+    for field, value in actual._asdict().items():
+        torch.testing.assert_close(value, getattr(expected, field), msg=lambda text, field=field: f"{field}: {text}")
+
+
+# ---- what they compute ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_layers": 3},
+        {"write_heads": 1, "read_heads": 1, "memory_size": 1, "word_size": 1},
+        {"memory_size": 33, "write_heads": 1},
+        {"bias": False, "num_layers": 2},
+        {"output_size": 11, "initial_memory": 0.5},
+        {"initial_memory": "learned", "num_layers": 2},
+    ],
+    ids=str,
+)
+def test_outputs_states_and_gradients(make: Make, options: dict[str, Any]) -> None:
+    layer, x = make(**options), inputs()
+    y, state = layer(x)
+    expected, last = plain(layer, x)
+    torch.testing.assert_close(y, expected)
+    assert_same_states(state, last)
+    wanted = [x, *layer.parameters()]
+    weights = [torch.randn_like(t) for t in (y, *state)]
+
+    def loss(tensors: tuple[Tensor, ...]) -> Tensor:
+        return torch.stack([(t * w).sum() for t, w in zip(tensors, weights, strict=True)]).sum()
+
+    found = torch.autograd.grad(loss((y, *state)), wanted)
+    torch.testing.assert_close(found, torch.autograd.grad(loss((expected, *last)), wanted))
+
+
+def test_options_reach_the_memory() -> None:
+    for options in ({"usage": "reference"}, {"allocation": "softmax", "temperature": 0.3}):
+        torch.manual_seed(0)
+        layer = DNC(INPUT, HIDDEN, **SIZES, **options)
+        torch.testing.assert_close(layer(inputs())[0], plain(layer, inputs())[0])
+
+
+def test_no_steps_and_no_samples(make: Make) -> None:
+    layer = make(2)
+    y, state = layer(inputs(0))
+    assert y.shape == (0, 2, HIDDEN)
+    assert_same_states(state, layer.initial_state(2))
+    y, state = layer(inputs(3, 0))
+    assert y.shape == (3, 0, HIDDEN)
+    assert state.memory.shape == (2, 0, 7, 5)
+
+
+def test_dropout_between_layers(make: Make) -> None:
+    layer, x = make(2, dropout=0.5), inputs()
+    torch.manual_seed(1)
+    dropped = layer(x)[0]
+    assert not torch.equal(dropped, layer(x)[0])
+    layer.eval()
+    torch.testing.assert_close(layer(x)[0], plain(layer, x)[0])
+    assert torch.equal(make(dropout=0.5)(x)[0], make()(x)[0])
+
+
+# ---- manners of nn.LSTM -----------------------------------------------------------------------------------------------------
+
+
+def test_batch_first(make: Make) -> None:
+    x = inputs()
+    y, state = make()(x)
+    y_first, state_first = make(batch_first=True)(x.transpose(0, 1))
+    assert torch.equal(y_first.transpose(0, 1), y)
+    assert_same_states(state_first, state)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_one_sample_without_a_batch(make: Make, batch_first: bool) -> None:
+    layer, x = make(2, batch_first=batch_first), inputs(5, 1)
+    y, state = make(2)(x)
+    alone, state_alone = layer(x[:, 0])
+    torch.testing.assert_close(alone, y[:, 0])
+    assert_same_states(state_alone, state.samples(0))
+    again, _ = layer(x[:, 0], state_alone)
+    torch.testing.assert_close(again, make(2)(x, state)[0][:, 0])
+
+
+def test_input_that_is_not_contiguous(make: Make) -> None:
+    layer, x = make(), inputs()
+    expected = layer(x)[0]
+    assert torch.equal(layer(x.transpose(0, 1).contiguous().transpose(0, 1))[0], expected)
+    assert torch.equal(layer(x.repeat_interleave(2, -1)[..., ::2])[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"memory_size": 0}, "memory_size must be at least 1, got 0"),
+        ({"read_heads": 0}, "read_heads must be at least 1, got 0"),
+        ({"output_size": 0}, "output_size must be at least 1, got 0"),
+        ({"initial_memory": "zero"}, 'initial_memory must be a number, "learned" or "random", got \'zero\''),
+        ({"controller": [nn.GRUCell(1, 1)] * 2}, "controller must be one for each of 1 layers, got 2"),
+    ],
+)
+def test_wrong_arguments(make: Make, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(**options)
+
+
+def test_wrong_options() -> None:
+    with pytest.raises(TypeError, match=r"DNC: options are usage, .*; got usages"):
+        DNC(INPUT, HIDDEN, **SIZES, usages="paper")
+    with pytest.raises(ValueError, match="NTM: num_shifts must be odd and at least 1, got 4"):
+        NTM(INPUT, HIDDEN, **SIZES, num_shifts=4)
+
+
+def test_wrong_inputs_and_states(make: Make) -> None:
+    layer = make(2)
+    with pytest.raises(ValueError, match=r"input must be \[T, B, 4\], got \[5, 2, 3\]"):
+        layer(inputs()[..., :3])
+    with pytest.raises(ValueError, match=r"step: x must be \[B, 4\], got \[5, 2, 4\]"):
+        layer.step(inputs())
+    with pytest.raises(ValueError, match=r"state.memory must be \[2, 2, 7, 5\], got \[2, 3, 7, 5\]"):
+        layer(inputs(), layer.initial_state(3))
+    with pytest.raises(ValueError, match=r"state.memory must be \[2, 2, 7, 5\], got \[1, 2, 7, 5\]"):
+        layer(inputs(), make().initial_state(2))
+
+
+def test_repr_names_what_was_given() -> None:
+    layer = DNC(INPUT, HIDDEN, **SIZES, allocation="softmax")
+    assert "input_size=4, hidden_size=6, num_layers=1, memory_size=7" in repr(layer)
+    assert "usage='paper', allocation='softmax'" in repr(layer)
+    assert "num_shifts=5" in repr(NTM(INPUT, HIDDEN, **SIZES, num_shifts=5))
+
+
+# ---- state ------------------------------------------------------------------------------------------------------------------
+
+
+def test_initial_states() -> None:
+    dnc = DNC(INPUT, HIDDEN, 2, **SIZES).initial_state(3)
+    assert isinstance(dnc, DncState)
+    assert (dnc.memory == 1e-6).all()
+    assert not any(t.any() for field, t in dnc._asdict().items() if field != "memory")
+    ntm = NTM(INPUT, HIDDEN, **SIZES).initial_state(3)
+    assert isinstance(ntm, NtmState)
+    assert (ntm.read_weights[..., 0] == 1).all()
+    assert not ntm.read_weights[..., 1:].any()
+
+
+def test_a_sequence_in_parts(make: Make) -> None:
+    layer, x = make(2), inputs(6)
+    whole, last = layer(x)
+    first, state = layer(x[:2])
+    second, end = layer(x[2:], state)
+    torch.testing.assert_close(torch.cat([first, second]), whole)
+    assert_same_states(end, last)
+    parameters = list(layer.parameters())
+    found = torch.autograd.grad(torch.cat([first, second]).sum(), parameters)
+    torch.testing.assert_close(found, torch.autograd.grad(whole.sum(), parameters))
+
+
+def test_a_detached_state_has_no_history(make: Make) -> None:
+    layer, x = make(), inputs(4)
+    _, state = layer(x[:2])
+    assert state.memory.requires_grad
+    detached = state.detach()
+    assert not any(t.requires_grad for t in detached)
+    layer(x[2:], detached)[0].sum().backward()
+    assert x.grad is not None
+    assert not x.grad[:2].any()
+
+
+def test_steps(make: Make) -> None:
+    layer, x = make(2), inputs()
+    expected, last = layer(x)
+    state, ys = None, []
+    for x_t in x:
+        y, state = layer.step(x_t, state)
+        ys.append(y)
+    torch.testing.assert_close(torch.stack(ys), expected)
+    assert_same_states(state, last)
+    with torch.no_grad():
+        torch.testing.assert_close(layer.step(x[0])[0], expected[0])
+
+
+def test_samples_of_a_state(make: Make) -> None:
+    layer, x = make(2), inputs(4, 3)
+    _, state = layer(x)
+    chosen = torch.tensor([2, 0])
+    y, after = layer(x[:, chosen], state.samples(chosen))
+    expected, last = layer(x, state)
+    torch.testing.assert_close(y, expected[:, chosen])
+    assert_same_states(after, last.samples(chosen))
+    assert state.samples(slice(1, 2)).hidden.shape == (2, 1, HIDDEN)
+
+
+def test_states_move_and_are_saved(make: Make) -> None:
+    _, state = make()(inputs())
+    state = state.detach()
+    assert all(t.dtype is torch.float32 for t in state.to(torch.float32))
+    assert all(t.is_meta for t in state.to("meta"))
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    assert_same_states(torch.load(file), state)
+    assert_same_states(pickle.loads(pickle.dumps(state)), state)
+    assert_same_states(copy.deepcopy(state), state)
+
+
+def test_learned_memory(make: Make) -> None:
+    layer = make(2, initial_memory="learned")
+    assert [m.shape for m in layer.memories] == [(7, 5)] * 2
+    state = layer.initial_state(3)
+    assert torch.equal(state.memory[1, 2], layer.memories[1])
+    layer(inputs())[0].sum().backward()
+    assert all(m.grad is not None and m.grad.any() for m in layer.memories)
+
+
+def test_random_memory(make: Make) -> None:
+    layer, x = make(initial_memory="random"), inputs()
+    torch.manual_seed(1)
+    first = layer(x)[0]
+    assert not torch.equal(layer(x)[0], first)
+    torch.manual_seed(1)
+    assert torch.equal(layer(x)[0], first)
+    spread = DNC(INPUT, HIDDEN, memory_size=100, word_size=25, initial_memory="random").initial_state(100).memory
+    assert abs(spread.std().item() - 0.2) < 0.01
+
+
+# ---- controllers of users ---------------------------------------------------------------------------------------------------
+
+
+def own_controller(layer: Layer, kind: type[nn.RNNCellBase]) -> list[nn.RNNCellBase]:
+    width = INPUT + 15
+    return [kind(width if i == 0 else HIDDEN + 30, HIDDEN, dtype=torch.float64) for i in range(layer.num_layers)]
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_an_lstm_of_the_users_is_the_built_in_one(make: Make, num_layers: int) -> None:
+    built_in = make(num_layers)
+    layer = make(num_layers, controller=own_controller(built_in, nn.LSTMCell))
+    layer.load_state_dict(built_in.state_dict())
+    x = inputs()
+    y, state = layer(x)
+    expected, last = built_in(x)
+    torch.testing.assert_close(y, expected)
+    assert_same_states(state, last)
+    assert_same_states(layer.initial_state(2), built_in.initial_state(2))
+    torch.testing.assert_close(layer(x, last)[0], built_in(x, last)[0])
+    found = torch.autograd.grad(y.sum(), list(layer.parameters()))
+    names = [name for name, _ in layer.named_parameters()]
+    wanted = torch.autograd.grad(expected.sum(), [built_in.get_parameter(name) for name in names])
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("kind", [nn.GRUCell, nn.RNNCell])
+def test_controllers_with_one_tensor_as_state(make: Make, kind: type[nn.RNNCellBase]) -> None:
+    cell = own_controller(make(), kind)[0]
+    layer, x = make(controller=cell), inputs()
+    y, state = layer(x)
+    assert state.cell.shape == (1, 2, 0)
+    parts, middle = [], None
+    for x_t in x:
+        y_t, middle = layer.step(x_t, middle)
+        parts.append(y_t)
+    torch.testing.assert_close(torch.stack(parts), y)
+    torch.testing.assert_close(layer(x, layer.initial_state(2))[0], y)
+    y.sum().backward()
+    assert all(p.grad is not None for p in layer.parameters())
+
+
+def test_any_callable_controls(make: Make) -> None:
+    """A feedforward controller, which keeps no state."""
+    weight = normal(HIDDEN, INPUT + 15, seed=1)
+    layer, x = make(controller=lambda x, state: torch.tanh(x @ weight.T)), inputs()
+    y, _ = layer(x)
+    y.sum().backward()
+    assert weight.grad is not None
+    torch.testing.assert_close(torch.cat([layer(x[:3])[0], layer(x[3:], layer(x[:3])[1])[0]]), y)
+
+
+# ---- copies -----------------------------------------------------------------------------------------------------------------
+
+
+def test_copies_and_pickles(make: Make) -> None:
+    layer, x = make(2, initial_memory="learned"), inputs()
+    expected = layer(x)[0]
+    for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(copied(x)[0], expected)
+        with torch.no_grad():
+            copied.output.weight.zero_()
+    assert torch.equal(layer(x)[0], expected)
+
+
+def test_checkpoints(make: Make) -> None:
+    layer, other = make(2), make(2)
+    other.reset_parameters()
+    assert not torch.equal(other(inputs())[0], layer(inputs())[0])
+    other.load_state_dict(layer.state_dict(), strict=True)
+    assert torch.equal(other(inputs())[0], layer(inputs())[0])

@@ -124,32 +124,40 @@ TORCH_LIBRARY(routing_ext, m) {
       "float[] options) -> (Tensor grad_interface, Tensor grad_memory, Tensor grad_usage, Tensor grad_precedence, "
       "Tensor grad_link, Tensor grad_write_weights, Tensor grad_read_weights)");
   m.def(
-      "ntm_access(Tensor interface, Tensor memory, Tensor write_weights, Tensor read_weights) -> (Tensor memory, "
-      "Tensor write_weights, Tensor read_weights, Tensor read_vectors, Tensor record)");
+      "ntm_access(Tensor interface, Tensor memory, Tensor write_weights, Tensor read_weights, float[] options) -> "
+      "(Tensor memory, Tensor write_weights, Tensor read_weights, Tensor read_vectors, Tensor record)");
   m.def(
       "ntm_access_backward(Tensor? grad_memory, Tensor? grad_write_weights, Tensor? grad_read_weights, "
-      "Tensor? grad_read_vectors, Tensor interface, Tensor memory, Tensor write_weights, Tensor read_weights, Tensor record) "
-      "-> (Tensor grad_interface, Tensor grad_memory, Tensor grad_write_weights, Tensor grad_read_weights)");
+      "Tensor? grad_read_vectors, Tensor interface, Tensor memory, Tensor write_weights, Tensor read_weights, Tensor record, "
+      "float[] options) -> (Tensor grad_interface, Tensor grad_memory, Tensor grad_write_weights, Tensor grad_read_weights)");
 
   // A memory network over T steps: LSTM controller, accessor, output layer. x [T,B,I], float32 or float64, -> y [T,B,O].
   // model: "dnc" or "ntm". weights: w_ih [4H,I+R*W], w_hh [4H,H], b_ih [4H], b_hh [4H]; weight [n,H] and bias [n] of each of
-  // the 10 or 12 parts of the interface, see AccessShape; weight [O,H+R*W] and bias [O] of the output.
+  // the parts of the interface, see InterfaceParts; weight [O,H+R*W] and bias [O] of the output. Without the last two, y
+  // [T,B,H+R*W] is the hidden state and then the read vectors. Without any, the memory is alone: x [T,B,IF] is the interface,
+  // y [T,B,R*W] the read vectors, and H is 0. sizes: N; for the memory alone N, W, V, R, S.
   // state: memory [B,N,W], usage [B,N], precedence [B,V,N], link [B,V,N,N], write weights [B,V,N], read weights [B,R,N],
-  // hidden [B,H], cell [B,H], read vectors [B,R,W]; for "ntm" without usage, precedence and link. Empty: the initial one.
+  // hidden [B,H], cell [B,H], read vectors [B,R,W]; for "ntm" without usage, precedence and link. Empty, or parts of it none:
+  // initial.
+  // lengths [B]: of the samples, behind them y is zero. resets [T,B]: where a sample begins anew. reset_memory [B,N,W]: with
+  // which memory.
   // tape: what the backward pass needs, with every link_every-th link; empty unless `keep`.
   m.def(
-      "memory_sequence(str model, float[] options, Tensor x, Tensor[] state, Tensor[] weights, SymInt num_locations, "
-      "float clip_value, SymInt link_every, bool keep) -> (Tensor y, Tensor[] final_state, Tensor[] tape)");
+      "memory_sequence(str model, float[] options, Tensor x, Tensor?[] state, Tensor[] weights, Tensor? lengths, "
+      "Tensor? resets, Tensor? reset_memory, SymInt[] sizes, float clip_value, SymInt link_every, bool keep) -> (Tensor y, "
+      "Tensor[] final_state, Tensor[] tape)");
   // grad_y and grad_state: none stands for zero. link: of the state that was given. output_mask: (grad_x, grad_weights,
-  // grad_state); what is not wanted comes back empty.
+  // grad_initial_state, grad_reset_memory); what is not wanted comes back empty, and so does the link's if there was none.
   m.def(
       "memory_sequence_backward(str model, float[] options, Tensor? grad_y, Tensor?[] grad_state, Tensor x, Tensor? link, "
-      "Tensor[] weights, Tensor[] tape, SymInt num_locations, float clip_value, SymInt link_every, bool[3] output_mask) -> "
-      "(Tensor grad_x, Tensor[] grad_weights, Tensor[] grad_initial_state)");
+      "Tensor[] weights, Tensor? lengths, Tensor? resets, Tensor? reset_memory, Tensor[] tape, SymInt[] sizes, "
+      "float clip_value, SymInt link_every, bool[4] output_mask) -> (Tensor grad_x, Tensor[] grad_weights, "
+      "Tensor[] grad_initial_state, Tensor grad_reset_memory)");
   // With a gradient, once: what the two above compute.
   m.def(
-      "memory_sequence_node(str model, float[] options, Tensor x, Tensor[] state, Tensor[] weights, SymInt num_locations, "
-      "float clip_value, SymInt link_every) -> (Tensor y, Tensor[] final_state)");
+      "memory_sequence_node(str model, float[] options, Tensor x, Tensor?[] state, Tensor[] weights, Tensor? lengths, "
+      "Tensor? resets, Tensor? reset_memory, SymInt[] sizes, float clip_value, SymInt link_every) -> (Tensor y, "
+      "Tensor[] final_state)");
   // The length of a row of the tape, for T + 1 states of B samples. sizes: I, H, O, N, W, V, R, S.
   m.def("memory_row_size(str model, float[] options, int[] sizes, ScalarType dtype) -> int");
 

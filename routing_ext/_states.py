@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import _register_namedtuple
 
+State = TypeVar("State", "DncState", "NtmState")
+
 # Of each field, its shape. B batch, H hidden units, V write heads, R read heads, N locations of W elements.
 SHAPES = {
     "memory": "BNW",
@@ -28,10 +30,21 @@ def initial_tensor(
 ) -> Tensor:
     """The initial value of a field: 1e-6 in memory and read vectors, all weight on location 0, otherwise 0."""
     shape = [sizes[dimension] for dimension in SHAPES[field]]
-    value = torch.full(shape, 1e-6 if field in ("memory", "read_vectors") else 0.0, dtype=dtype, device=device)
+    return _set_initial(field, torch.zeros(shape, dtype=dtype, device=device))
+
+
+def _set_initial(field: str, zeros: Tensor) -> Tensor:
+    if field in ("memory", "read_vectors"):
+        return zeros.fill_(1e-6)
     if field in ("write_weights", "read_weights"):
-        value[..., 0] = 1.0
-    return value
+        zeros[..., 0] = 1.0
+    return zeros
+
+
+def initial_like(state: State, initial: str = "reference") -> State:
+    """The state before the first step of as many samples; `initial`: ``"reference"``, or ``"zeros"``."""
+    fields = {name: torch.zeros_like(t, requires_grad=False) for name, t in state._asdict().items()}
+    return state._replace(**{name: t if initial == "zeros" else _set_initial(name, t) for name, t in fields.items()})
 
 
 class DncState(NamedTuple):
@@ -110,5 +123,3 @@ class NtmState(NamedTuple):
 for _state in (DncState, NtmState):
     torch.serialization.add_safe_globals([_state])  # so that torch.load reads saved ones
     _register_namedtuple(_state, serialized_type_name=f"routing_ext.{_state.__name__}")  # and torch.export.load, too
-
-State = TypeVar("State", DncState, NtmState)

@@ -61,8 +61,8 @@ CALLS = {
         raw.dnc_access(ones(16), *dnc_state(x), [])[-1],
         [],
     ),
-    "ntm_access": lambda x: (ones(20), *ntm_state(x)),
-    "ntm_access_backward": lambda x: (*[None] * 4, ones(20), *ntm_state(x), raw.ntm_access(ones(20), *ntm_state(x))[-1]),
+    "ntm_access": lambda x: (ones(20), *ntm_state(x), []),
+    "ntm_access_backward": lambda x: (*[None] * 4, ones(20), *ntm_state(x), raw.ntm_access(ones(20), *ntm_state(x), [])[-1], []),
 }
 INTEGER = {"dispatch_plan", "sample_categorical", "collaboration_rewards"}  # of or to integers: without a gradient
 # With a gradient, above the devices' kernels.

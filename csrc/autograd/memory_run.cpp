@@ -24,6 +24,7 @@
 #include <utility>
 #include <vector>
 
+#include "../common/memory_options_args.h"
 #include "raw.h"
 
 namespace routing_ext::autograd {
@@ -53,7 +54,7 @@ struct Network {
   std::vector<int64_t> sizes;
   double clip_value;
 
-  bool is_dnc() const { return model == "dnc"; }
+  bool is_linked() const { return model == "dnc" && !memory_options("memory_step", options).unlinked; }
   int64_t inputs() const { return sizes[0]; }
   int64_t locations() const { return sizes[3]; }
   int64_t writes() const { return sizes[5]; }
@@ -160,7 +161,7 @@ class Tape : public torch::CustomClassHolder {
   void import_state(TensorList state) {
     Tensor rows = pieces_[0].tape.select(0, 0);
     import_rows(given(state), false, rows);
-    if (!net_.is_dnc() || state.empty()) return;
+    if (!net_.is_linked() || state.empty()) return;
     const Tensor& link = state[kLink];
     link_ = at::constant_pad_nd(link, {0, link_shape_.back() - link.size(-1)}).contiguous();
     links_[0] = link_;
@@ -168,7 +169,7 @@ class Tape : public torch::CustomClassHolder {
 
   variable_list export_state(int64_t time) {
     variable_list state = export_rows(row(time));
-    if (net_.is_dnc()) state[kLink] = link_.defined() ? unpadded(link_) : at::zeros(unpadded_shape(), like_.options());
+    if (net_.is_linked()) state[kLink] = link_.defined() ? unpadded(link_) : at::zeros(unpadded_shape(), like_.options());
     return state;
   }
 
@@ -183,7 +184,7 @@ class Tape : public torch::CustomClassHolder {
       from = time - pieces_.back().first, to = from + 1;
     }
     const Tensor previous = link_;
-    if (net_.is_dnc()) {
+    if (net_.is_linked()) {
       const bool kept = keep_ && (time + 1) % link_every_ == 0, was_kept = keep_ && time % link_every_ == 0;
       if (kept || was_kept || !previous.defined()) link_ = pooled_empty(link_shape_, like_);
       if (kept) links_[time + 1] = link_;
@@ -204,7 +205,7 @@ class Tape : public torch::CustomClassHolder {
     gradient_at(pass, time + 1);
     Tensor& grads = pass.grads[piece.first];
     if (!grads.defined()) grads = pooled_empty({piece.steps, batch_, grad_size_}, like_);
-    const Tensor previous = net_.is_dnc() ? link_at(pass, time) : Tensor();
+    const Tensor previous = net_.is_linked() ? link_at(pass, time) : Tensor();
     Tensor of_x = op.call(net_.model, net_.options, net_.sizes, net_.clip_value, packed, given(grad_y), piece.tape,
                           given(previous), time - piece.first, pass.state, given(pass.link), grads, wants_x);
     pass.time = time, pass.last = std::max(pass.last, time + 1);
@@ -223,7 +224,7 @@ class Tape : public torch::CustomClassHolder {
     if (states > 0) {
       gradient_at(pass, 0);
       all = export_rows(pass.state);
-      if (net_.is_dnc()) all[kLink] = unpadded(pass.link);
+      if (net_.is_linked()) all[kLink] = unpadded(pass.link);
     }
     if (wants_weights) {
       for (const auto& [first, grads] : pass.grads) {
@@ -287,11 +288,11 @@ class Tape : public torch::CustomClassHolder {
   void gradient_at(Pass& pass, int64_t time) const {
     if (!pass.state.defined()) {
       pass.state = pooled_empty({batch_, state_size_}, like_);
-      if (net_.is_dnc()) pass.link = pooled_empty(link_shape_, like_);
+      if (net_.is_linked()) pass.link = pooled_empty(link_shape_, like_);
     }
     if (pass.time != time) {
       pass.state.zero_();
-      if (net_.is_dnc()) pass.link.zero_();
+      if (net_.is_linked()) pass.link.zero_();
     }
     pass.time = time;
     const auto found = pass.read.find(time);
@@ -300,7 +301,7 @@ class Tape : public torch::CustomClassHolder {
       Tensor rows = at::zeros_like(pass.state);
       import_rows(given(grads), true, rows);
       pass.state.add_(rows);
-      if (net_.is_dnc() && grads[kLink].defined()) pass.link.narrow(-1, 0, net_.locations()).add_(grads[kLink]);
+      if (net_.is_linked() && grads[kLink].defined()) pass.link.narrow(-1, 0, net_.locations()).add_(grads[kLink]);
     }
     pass.read.erase(found);
   }

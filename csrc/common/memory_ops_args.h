@@ -1,7 +1,8 @@
 // The arguments of the operators that memory networks are made of, checked. Shared by the CPU and the CUDA glue.
 //
 // A shape is written in letters: B samples, N locations of W elements, H heads of any kind, V write heads, R read heads, S
-// shifts, I elements of an interface vector. n is N, but in rows that the kernels may want longer.
+// shifts, I elements of an interface vector; L, the locations of a link that is not there: 0. n is N, but in rows that the
+// kernels may want longer.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -81,7 +82,8 @@ struct MemoryOpArgs {
       }
       CHECK_ARG(op, name, matches(t, shape), "must have shape ", sizes.text(shape), ", got ", t.sizes());
       for (int64_t d = 0; d < t.dim(); ++d) {
-        CHECK_ARG(op, name, shape[d] == 'B' || t.size(d) > 0, "must have at least 1 of each but samples, got ", t.sizes());
+        CHECK_ARG(op, name, shape[d] == 'B' || shape[d] == 'L' || t.size(d) > 0,
+                  "must have at least 1 of each but samples, got ", t.sizes());
         CHECK_ARG(op, name, shape[d] != 'S' || t.size(d) % 2 == 1, "must have an odd number of shifts, got ", t.size(d));
       }
       CHECK_ARG(op, name, t.scalar_type() == like->scalar_type(), "must have the dtype of ", like_name, ", ",

@@ -1,6 +1,9 @@
 // The arguments of memory_sequence and its backward pass, checked. Shared by the CPU and the CUDA glue.
 //
 // T steps, B samples, I inputs, H hidden units, O outputs, N locations of W elements, V write heads, R read heads, S shifts.
+//
+// A network may be without an output layer, O = 0: its outputs are the features, the hidden state and then the read vectors.
+// Or it is the memory alone, H = 0, too: its inputs are interface vectors, its outputs the read vectors.
 #pragma once
 #include <ATen/core/DimVector.h>
 #include <ATen/core/Tensor.h>
@@ -18,34 +21,47 @@ namespace routing_ext {
 
 using Shape = at::DimVector;
 
-// What the weights say of a network's sizes, and its number of locations.
+// The sizes of a network, as its weights tell them.
 struct MemorySizes {
   bool dnc;
   int64_t steps, batch, input, hidden, output;     // T, B, I, H, O
   int64_t locations, word, writes, reads, shifts;  // N, W, V, R, S
   std::vector<int64_t> interface;                  // outputs of each part
   MemoryOptions options;
+  bool linked;  // a DNC with a link
 
-  // The weights: four of the LSTM, weight and bias of each part of the interface and of the output layer.
+  // The weights: four of the LSTM, weight and bias of each part of the interface and, perhaps, of the output layer. sizes: N;
+  // for the memory alone, which has no weights, N, W, V, R and S.
   MemorySizes(const char* op, std::string_view model, at::ArrayRef<double> options_, const at::Tensor& x,
-              at::TensorList weights, int64_t num_locations)
-      : dnc(model == "dnc"), locations(num_locations), options(memory_options(op, options_)) {
+              at::TensorList weights, at::IntArrayRef sizes)
+      : dnc(model == "dnc"),
+        hidden(0),
+        output(0),
+        locations(sizes.empty() ? 0 : sizes[0]),
+        options(memory_options(op, options_)),
+        linked(dnc && !options.unlinked) {
     CHECK_ARG(op, "model", dnc || model == "ntm", "must be dnc or ntm, got ", model);
     CHECK_DIM(op, x, 3);
     CHECK_ARG(op, "x", x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble, "must be float32 or float64, got ",
               x.scalar_type());
     CHECK_ARG(op, "num_locations", locations >= 1, "must be at least 1, got ", locations);
-    const size_t parts = dnc ? 10 : 12, count = 4 + 2 * parts + 2;
-    CHECK_ARG(op, "weights", weights.size() == count, "must be ", count, " tensors for ", model, ", got ", weights.size());
+    steps = x.size(0), batch = x.size(1), input = x.size(2);
+    if (weights.empty()) {
+      of_memory(op, sizes);
+      return;
+    }
+    const size_t without_output = 4 + 2 * InterfaceParts(dnc, 1, 1, 1, 1, options).count, count = without_output + 2;
+    CHECK_ARG(op, "weights", weights.size() == count || weights.size() == without_output, "must be ", count, " tensors for ",
+              model, ", or ", without_output, " without an output layer, got ", weights.size());
+    const bool has_output = weights.size() == count;
     const auto size_of = [&](size_t i, int64_t dim) {
       CHECK_ARG(op, "weights", weights[i].dim() == 2, "must have 2 dimensions at ", i, ", got ", weights[i].sizes());
       return weights[i].size(dim);
     };
     const auto part = [&](size_t p) { return size_of(4 + 2 * p, 0); };  // of the interface
-    steps = x.size(0), batch = x.size(1), input = x.size(2);
-    hidden = size_of(1, 1), output = size_of(count - 2, 0);
+    hidden = size_of(1, 1), output = has_output ? size_of(count - 2, 0) : 0;
     writes = part(1), reads = part(dnc ? 7 : 8);
-    CHECK_ARG(op, "weights", hidden >= 1 && output >= 1 && writes >= 1 && reads >= 1,
+    CHECK_ARG(op, "weights", hidden >= 1 && (output >= 1 || !has_output) && writes >= 1 && reads >= 1,
               "must be of at least one hidden unit, output, write head and read head, got ", hidden, ", ", output, ", ",
               writes, " and ", reads);
     word = part(0) / writes, shifts = dnc ? 0 : part(3) / writes;
@@ -53,11 +69,10 @@ struct MemorySizes {
               weights[4].sizes());
     CHECK_ARG(op, "weights", dnc || shifts % 2 == 1, "must be of an odd number of shifts, got ", shifts);
 
-    const int64_t vw = writes * word, rw = reads * word, v = writes, r = reads;
-    interface = dnc ? std::vector<int64_t>{vw, v, v, v, vw, vw, rw, r, r, r * (2 * v + 1)}
-                    : std::vector<int64_t>{vw, v, v, v * shifts, v, vw, vw, rw, r, r, r * shifts, r};
+    const InterfaceParts parts(dnc, writes, reads, word, shifts, options);
+    interface.assign(parts.sizes, parts.sizes + parts.count);
     const std::vector<Shape> shapes = weight_shapes();
-    for (size_t i = 0; i < count; ++i) {
+    for (size_t i = 0; i < weights.size(); ++i) {
       const at::Tensor& w = weights[i];
       CHECK_ARG(op, "weights", w.sizes() == at::IntArrayRef(shapes[i]), "must have shape ", at::IntArrayRef(shapes[i]), " at ",
                 i, ", got ", w.sizes());
@@ -65,27 +80,59 @@ struct MemorySizes {
     }
   }
 
+  int64_t y_size() const { return output > 0 ? output : hidden + reads * word; }
+
   std::vector<Shape> weight_shapes() const {
+    if (hidden == 0) return {};
     std::vector<Shape> shapes{{4 * hidden, input + reads * word}, {4 * hidden, hidden}, {4 * hidden}, {4 * hidden}};
     for (const int64_t n : interface) shapes.push_back({n, hidden}), shapes.push_back({n});
-    shapes.push_back({output, hidden + reads * word});
-    shapes.push_back({output});
+    if (output > 0) shapes.push_back({output, hidden + reads * word}), shapes.push_back({output});
     return shapes;
   }
-  // memory, usage, precedence, link, write weights, read weights, hidden, cell, read vectors; NTM: without usage to link.
+  // memory, usage, precedence, link, write weights, read weights, hidden, cell, read vectors; NTM: without usage to link. An
+  // unlinked DNC: link and precedence are empty.
   std::vector<Shape> state_shapes() const {
-    const int64_t b = batch, n = locations;
+    const int64_t b = batch, n = locations, l = linked ? n : 0;
     std::vector<Shape> shapes{{b, n, word}};
-    if (dnc) shapes.insert(shapes.end(), {{b, n}, {b, writes, n}, {b, writes, n, n}});
+    if (dnc) shapes.insert(shapes.end(), {{b, n}, {b, writes, l}, {b, writes, l, l}});
     shapes.insert(shapes.end(), {{b, writes, n}, {b, reads, n}, {b, hidden}, {b, hidden}, {b, reads, word}});
     return shapes;
   }
   static constexpr size_t kLink = 3;  // its place in the state
 
+  // The state's tensors, any of them undefined: initial; `given` may be empty.
+  std::vector<at::Tensor> checked_state(const char* op, const char* argument,
+                                        const c10::List<std::optional<at::Tensor>>& given, const at::Tensor& like) const {
+    const std::vector<Shape> shapes = state_shapes();
+    CHECK_ARG(op, argument, given.empty() || given.size() == shapes.size(), "must be ", shapes.size(),
+              " tensors, or none, got ", given.size());
+    std::vector<at::Tensor> state;
+    for (size_t i = 0; i < given.size(); ++i) {
+      const std::optional<at::Tensor> t = given.get(i);
+      state.push_back(t && t->defined() ? t->contiguous() : at::Tensor());
+      if (!state[i].defined()) continue;
+      CHECK_ARG(op, argument, t->sizes() == at::IntArrayRef(shapes[i]), "must have shape ", at::IntArrayRef(shapes[i]), " at ",
+                i, ", got ", t->sizes());
+      check_like(op, argument, i, *t, like);
+    }
+    return state;
+  }
+
   static void check_like(const char* op, const char* argument, size_t i, const at::Tensor& t, const at::Tensor& x) {
     CHECK_ARG(op, argument, t.scalar_type() == x.scalar_type(), "must have the dtype of x, ", x.scalar_type(), ", at ", i,
               ", got ", t.scalar_type());
     CHECK_ARG(op, argument, t.device() == x.device(), "must be on ", x.device(), " at ", i, ", got ", t.device());
+  }
+
+ private:
+  void of_memory(const char* op, at::IntArrayRef sizes) {
+    CHECK_ARG(op, "sizes", sizes.size() == 5, "must be N, W, V, R and S where there are no weights, got ", sizes);
+    word = sizes[1], writes = sizes[2], reads = sizes[3], shifts = sizes[4];
+    CHECK_ARG(op, "sizes", word >= 1 && writes >= 1 && reads >= 1 && (dnc || shifts % 2 == 1),
+              "must be at least 1, and shifts of an NTM odd, got ", sizes);
+    const InterfaceParts parts(dnc, writes, reads, word, shifts, options);
+    interface.assign(parts.sizes, parts.sizes + parts.count);
+    CHECK_ARG(op, "x", input == parts.total, "must have ", parts.total, " elements of the interface, got ", input);
   }
 };
 
@@ -101,26 +148,34 @@ struct MemorySequenceArgs {
 
   MemorySizes sizes;
   at::Tensor x;                            // [T,B,I]
-  std::vector<at::Tensor> weights, state;  // the state may be empty: the initial one
+  std::vector<at::Tensor> weights, state;  // the state may be empty, or parts of it undefined: initial
+  at::Tensor reset_memory;                 // [B,N,W], or undefined
   int64_t link_every;
 
-  MemorySequenceArgs(std::string_view model, at::ArrayRef<double> options, const at::Tensor& x_, at::TensorList state_,
-                     at::TensorList weights_, int64_t num_locations, int64_t link_every_)
-      : sizes(kOp, model, options, x_, weights_, num_locations),
+  MemorySequenceArgs(std::string_view model, at::ArrayRef<double> options, const at::Tensor& x_,
+                     const c10::List<std::optional<at::Tensor>>& state_, at::TensorList weights_,
+                     const std::optional<at::Tensor>& reset_memory_, at::IntArrayRef sizes_, int64_t link_every_)
+      : sizes(kOp, model, options, x_, weights_, sizes_),
         x(x_.contiguous()),
         weights(contiguous_tensors(weights_)),
         link_every(link_every_) {
     CHECK_ARG(kOp, "link_every", link_every >= 1, "must be at least 1, got ", link_every);
-    if (state_.empty()) return;
-    const std::vector<Shape> shapes = sizes.state_shapes();
-    CHECK_ARG(kOp, "state", state_.size() == shapes.size(), "must be ", shapes.size(), " tensors, or none, got ",
-              state_.size());
-    for (size_t i = 0; i < shapes.size(); ++i) {
-      CHECK_ARG(kOp, "state", state_[i].sizes() == at::IntArrayRef(shapes[i]), "must have shape ", at::IntArrayRef(shapes[i]),
-                " at ", i, ", got ", state_[i].sizes());
-      MemorySizes::check_like(kOp, "state", i, state_[i], x_);
-    }
-    state = contiguous_tensors(state_);
+    state = sizes.checked_state(kOp, "state", state_, x_);
+    CHECK_ARG(
+        kOp, "state",
+        !sizes.linked || state.empty() || state[MemorySizes::kLink].defined() || !state[MemorySizes::kLink - 1].defined(),
+        "must have the link that its precedence belongs to");
+    reset_memory = checked_reset_memory(kOp, sizes, reset_memory_, x_);
+  }
+
+  static at::Tensor checked_reset_memory(const char* op, const MemorySizes& sizes, const std::optional<at::Tensor>& given,
+                                         const at::Tensor& x) {
+    if (!given || !given->defined()) return {};
+    const Shape shape = sizes.state_shapes()[0];
+    CHECK_ARG(op, "reset_memory", given->sizes() == at::IntArrayRef(shape), "must have shape ", at::IntArrayRef(shape),
+              ", got ", given->sizes());
+    MemorySizes::check_like(op, "reset_memory", 0, *given, x);
+    return given->contiguous();
   }
 };
 
@@ -131,28 +186,32 @@ struct MemorySequenceBackwardArgs {
   at::Tensor grad_y;                   // [T,B,O], or undefined: zero
   std::vector<at::Tensor> grad_state;  // of the final state, each perhaps undefined: zero
   at::Tensor x, link;                  // link: the initial one, or undefined: zero
+  at::Tensor reset_memory;             // [B,N,W], or undefined
   std::vector<at::Tensor> weights;
   int64_t link_every;
-  bool wants_x, wants_weights, wants_state;
+  bool wants_x, wants_weights, wants_state, wants_reset_memory;
 
   MemorySequenceBackwardArgs(std::string_view model, at::ArrayRef<double> options, const std::optional<at::Tensor>& grad_y_,
                              const c10::List<std::optional<at::Tensor>>& grad_state_, const at::Tensor& x_,
-                             const std::optional<at::Tensor>& link_, at::TensorList weights_, int64_t num_locations,
-                             int64_t link_every_, std::array<bool, 3> output_mask)
-      : sizes(kOp, model, options, x_, weights_, num_locations),
+                             const std::optional<at::Tensor>& link_, at::TensorList weights_,
+                             const std::optional<at::Tensor>& reset_memory_, at::IntArrayRef sizes_, int64_t link_every_,
+                             std::array<bool, 4> output_mask)
+      : sizes(kOp, model, options, x_, weights_, sizes_),
         x(x_.contiguous()),
         weights(contiguous_tensors(weights_)),
         link_every(link_every_),
         wants_x(output_mask[0]),
         wants_weights(output_mask[1]),
-        wants_state(output_mask[2]) {
+        wants_state(output_mask[2]),
+        wants_reset_memory(output_mask[3]) {
     CHECK_ARG(kOp, "link_every", link_every >= 1, "must be at least 1, got ", link_every);
     const std::vector<Shape> shapes = sizes.state_shapes();
     CHECK_ARG(kOp, "grad_state", grad_state_.size() == shapes.size(), "must be ", shapes.size(), " tensors, got ",
               grad_state_.size());
-    grad_y = saved("grad_y", grad_y_, {sizes.steps, sizes.batch, sizes.output});
+    grad_y = saved("grad_y", grad_y_, {sizes.steps, sizes.batch, sizes.y_size()});
     for (size_t i = 0; i < shapes.size(); ++i) grad_state.push_back(saved("grad_state", grad_state_.get(i), shapes[i]));
-    link = saved("link", link_, {sizes.batch, sizes.writes, sizes.locations, sizes.locations});
+    if (sizes.linked) link = saved("link", link_, shapes[MemorySizes::kLink]);
+    reset_memory = MemorySequenceArgs::checked_reset_memory(kOp, sizes, reset_memory_, x_);
   }
 
  private:

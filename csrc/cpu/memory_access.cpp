@@ -19,7 +19,13 @@ using Optional = std::optional<Tensor>;
 
 // A state in the order of the schema, and the read vectors.
 constexpr std::array kDncState{"BNW", "BN", "BVN", "BVNn", "BVN", "BRN", "BRW"};
+constexpr std::array kUnlinkedState{"BNW", "BN", "BVL", "BVLL", "BVN", "BRN", "BRW"};
 constexpr std::array kNtmState{"BNW", "BVN", "BRN", "BRW"};
+constexpr size_t kPrecedence = 2, kLink = 3;
+
+const std::array<const char*, 7>& dnc_state(const char* op, at::ArrayRef<double> options) {
+  return memory_options(op, options).unlinked ? kUnlinkedState : kDncState;
+}
 
 CellShape shape_of(const MemoryOpArgs& a, MemoryKind kind, at::ArrayRef<double> options) {
   const Dimensions& d = a.sizes;
@@ -28,6 +34,8 @@ CellShape shape_of(const MemoryOpArgs& a, MemoryKind kind, at::ArrayRef<double> 
   if (kind == MemoryKind::ntm) shape.shifts = (given - shape.interface_size()) / (shape.reads + shape.writes);
   CHECK_ARG(a.op, "interface", kind == MemoryKind::dnc || shape.shifts % 2 == 1,
             "must be of an odd number of shifts for each head, got ", shape.shifts, " of ", given, " elements");
+  CHECK_ARG(a.op, "link", d['L'] == 0, "must be empty, and precedence likewise, where there is none, got ", d['L'],
+            " locations");
   CHECK_ARG(a.op, "interface", given == shape.interface_size(), "must have ", shape.interface_size(), " elements, got ",
             given);
   return {shape, 0, 0, 0, 0};
@@ -139,54 +147,57 @@ auto access_backward(MemoryOpArgs a, MemoryKind kind, const std::array<const cha
 auto dnc_access_cpu(const Tensor& interface, const Tensor& memory, const Tensor& usage, const Tensor& precedence,
                     const Tensor& link, const Tensor& write_weights, const Tensor& read_weights,
                     at::ArrayRef<double> options) {
+  const auto& letters = dnc_state("dnc_access", options);
   const MemoryOpArgs a("dnc_access",
                        {{"interface", "BI"},
                         {"memory", "BNW"},
                         {"usage", "BN"},
-                        {"precedence", "BVN"},
-                        {"link", "BVNn"},
+                        {"precedence", letters[kPrecedence]},
+                        {"link", letters[kLink]},
                         {"write_weights", "BVN"},
                         {"read_weights", "BRN"}},
                        {interface, memory, usage, precedence, link, write_weights, read_weights});
-  return access(a, MemoryKind::dnc, kDncState, options);
+  return access(a, MemoryKind::dnc, letters, options);
 }
 auto dnc_access_backward_cpu(const Optional& grad_memory, const Optional& grad_usage, const Optional& grad_precedence,
                              const Optional& grad_link, const Optional& grad_write_weights, const Optional& grad_read_weights,
                              const Optional& grad_read_vectors, const Tensor& interface, const Tensor& memory,
                              const Tensor& usage, const Tensor& precedence, const Tensor& link, const Tensor& write_weights,
                              const Tensor& read_weights, const Tensor& record, at::ArrayRef<double> options) {
+  const auto& letters = dnc_state("dnc_access_backward", options);
   const MemoryOpArgs a(
       "dnc_access_backward",
       {{"grad_memory", "BNW"},
        {"grad_usage", "BN"},
-       {"grad_precedence", "BVN"},
-       {"grad_link", "BVNn"},
+       {"grad_precedence", letters[kPrecedence]},
+       {"grad_link", letters[kLink]},
        {"grad_write_weights", "BVN"},
        {"grad_read_weights", "BRN"},
        {"grad_read_vectors", "BRW"},
        {"interface", "BI"},
        {"memory", "BNW"},
        {"usage", "BN"},
-       {"precedence", "BVN"},
-       {"link", "BVNn"},
+       {"precedence", letters[kPrecedence]},
+       {"link", letters[kLink]},
        {"write_weights", "BVN"},
        {"read_weights", "BRN"}},
       {or_undefined(grad_memory), or_undefined(grad_usage), or_undefined(grad_precedence), or_undefined(grad_link),
        or_undefined(grad_write_weights), or_undefined(grad_read_weights), or_undefined(grad_read_vectors), interface, memory,
        usage, precedence, link, write_weights, read_weights});
-  return access_backward(a, MemoryKind::dnc, kDncState, record, options);
+  return access_backward(a, MemoryKind::dnc, letters, record, options);
 }
 
-auto ntm_access_cpu(const Tensor& interface, const Tensor& memory, const Tensor& write_weights, const Tensor& read_weights) {
+auto ntm_access_cpu(const Tensor& interface, const Tensor& memory, const Tensor& write_weights, const Tensor& read_weights,
+                    at::ArrayRef<double> options) {
   const MemoryOpArgs a("ntm_access",
                        {{"interface", "BI"}, {"memory", "BNW"}, {"write_weights", "BVN"}, {"read_weights", "BRN"}},
                        {interface, memory, write_weights, read_weights});
-  return access(a, MemoryKind::ntm, kNtmState, {});
+  return access(a, MemoryKind::ntm, kNtmState, options);
 }
 auto ntm_access_backward_cpu(const Optional& grad_memory, const Optional& grad_write_weights,
                              const Optional& grad_read_weights, const Optional& grad_read_vectors, const Tensor& interface,
                              const Tensor& memory, const Tensor& write_weights, const Tensor& read_weights,
-                             const Tensor& record) {
+                             const Tensor& record, at::ArrayRef<double> options) {
   const MemoryOpArgs a("ntm_access_backward",
                        {{"grad_memory", "BNW"},
                         {"grad_write_weights", "BVN"},
@@ -198,7 +209,7 @@ auto ntm_access_backward_cpu(const Optional& grad_memory, const Optional& grad_w
                         {"read_weights", "BRN"}},
                        {or_undefined(grad_memory), or_undefined(grad_write_weights), or_undefined(grad_read_weights),
                         or_undefined(grad_read_vectors), interface, memory, write_weights, read_weights});
-  return access_backward(a, MemoryKind::ntm, kNtmState, record, {});
+  return access_backward(a, MemoryKind::ntm, kNtmState, record, options);
 }
 
 }  // namespace

@@ -43,13 +43,13 @@ template <class C>
 class WeightPointers {
  public:
   WeightPointers(const MemorySizes& s, const std::vector<at::Tensor>& weights) {
-    for (size_t p = 0; p < s.interface.size(); ++p) {
+    for (size_t p = 0; !weights.empty() && p < s.interface.size(); ++p) {
       C *const weight = data_of<C>(weights[4 + 2 * p]), *const bias = data_of<C>(weights[5 + 2 * p]);
       for (int64_t i = 0; i < s.interface[p]; ++i) rows_.push_back(weight + i * s.hidden), biases_.push_back(bias + i);
     }
-    const size_t output = weights.size() - 2;
-    cell_ = {data_of<C>(weights[0]), data_of<C>(weights[1]), data_of<C>(weights[2]),      data_of<C>(weights[3]),
-             rows_.data(),           biases_.data(),         data_of<C>(weights[output]), data_of<C>(weights[output + 1])};
+    const auto data = [&](size_t i) { return i < weights.size() ? data_of<C>(weights[i]) : nullptr; };
+    const size_t output = 4 + 2 * s.interface.size();
+    cell_ = {data(0), data(1), data(2), data(3), rows_.data(), biases_.data(), data(output), data(output + 1)};
   }
   WeightPointers(const WeightPointers&) = delete;
   const CellWeights<C>& operator*() const { return cell_; }
@@ -77,7 +77,7 @@ CellState<C> cell_state(const MemorySizes& s, const std::vector<at::Tensor>& sta
 class SampleTeam {
  public:
   SampleTeam(const CellShape& s, int64_t batch, int64_t padded_locations, const at::TensorOptions& options) {
-    const bool is_large = s.access.kind == MemoryKind::dnc && s.access.locations >= kTeamLocations;
+    const bool is_large = s.access.linked() && s.access.locations >= kTeamLocations;
     const bool is_alone = is_large && 2 * batch <= at::get_num_threads() && !at::in_parallel_region();
     team_.parts = is_alone ? at::get_num_threads() : 1;
     if (!is_alone) return;
@@ -98,7 +98,7 @@ class SampleTeam {
 // Multiplications of one sample in one step forward, roughly.
 inline int64_t cell_cost(const CellShape& s) {
   const AccessShape& a = s.access;
-  const int64_t link = a.kind == MemoryKind::dnc ? a.writes * (1 + a.reads) * a.locations : 0;
+  const int64_t link = a.linked() ? a.writes * (1 + a.reads) * a.locations : 0;
   return s.gates() * (s.input + s.features()) + s.hidden * a.interface_size() + s.output * s.features() +
          a.locations * (link + 3 * a.word * (a.writes + a.reads));
 }

@@ -2,6 +2,8 @@
 // accessor and an output layer, for some samples at one time step. Torch-free.
 //
 // I inputs, H hidden units, O outputs; F = H + R*W features: the hidden state, then the read vectors. IF: interface_size().
+// Without an output layer, O = 0, the features are the outputs; without a controller, H = 0, too, and the inputs are interface
+// vectors.
 #pragma once
 #include "grouped_linear_kernels.h"
 #include "memory_kernels.h"
@@ -16,6 +18,7 @@ struct CellShape {
   ROUTING_EXT_INLINE int64_t read_size() const { return access.reads * access.word; }
   ROUTING_EXT_INLINE int64_t features() const { return hidden + read_size(); }
   ROUTING_EXT_INLINE int64_t gates() const { return 4 * hidden; }
+  ROUTING_EXT_INLINE int64_t y_size() const { return output > 0 ? output : features(); }
 };
 
 // Where each array of one sample at one time lies in its row of the tape. The link lies elsewhere.
@@ -111,7 +114,7 @@ struct CellStep {
   const C* x;                         // [rows,I]
   const C *previous, *previous_link;  // [rows,row_size], [rows,V,N,n] or nullptr
   C *next, *next_link;                // the link may be the previous one
-  C* y;                               // [rows,O]
+  C* y;                               // [rows,y_size]
   C *interface, *scratch;             // [rows,IF]: scratch, too; [scratch_size] of AccessLayout
   const Team* team = nullptr;
 };
@@ -121,7 +124,7 @@ struct CellStepBackward {
   int64_t rows;
   const C* packed;                           // backward
   const C *previous, *previous_link, *next;  // as in CellStep
-  const C* grad_y;                           // [rows,O], or nullptr: zero
+  const C* grad_y;                           // [rows,y_size], or nullptr: zero
   C *grad_state, *grad_link;  // [rows,state_size], [rows,V,N,n]: of the next state; become those of the previous
   C* grads;                   // [rows,grad_size]
   C* grad_x;                  // [rows,I], or nullptr
@@ -132,10 +135,11 @@ struct CellStepBackward {
 // The gradients of the parameters, from all steps of all samples.
 template <class C>
 struct CellWeightGradients {
-  int64_t steps, batch;
-  const C* x;      // [T,B,I]
-  const C* tape;   // [T+1,B,row_size]
-  const C* grads;  // [T,B,grad_size]
+  int64_t depth;         // samples and steps, K
+  const C* x;            // [K,I]
+  const C *seen, *made;  // [K,F] twice, rows `stride` apart: the features before and after each step
+  int64_t stride;
+  const C* grads;  // [K,grad_size]
   CellWeights<C> weights;
 };
 

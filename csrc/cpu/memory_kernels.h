@@ -21,16 +21,13 @@ struct AccessShape {
   int64_t shifts;                          // S, odd; NTM
   MemoryOptions options;                   // DNC
 
+  ROUTING_EXT_INLINE bool linked() const { return kind == MemoryKind::dnc && !options.unlinked; }
   ROUTING_EXT_INLINE int64_t modes() const { return 2 * writes + 1; }
-  // The interface vector, in order:
-  //   DNC  write keys [V,W], strengths [V], allocation gates [V], write gates [V], erase [V,W], add [V,W],
-  //        read keys [R,W], strengths [R], free gates [R], modes [R,2V+1] (V backward, V forward, content)
-  //   NTM  write keys [V,W], strengths [V], gates [V], shifts [V,S], sharpness [V], erase [V,W], add [V,W],
-  //        read keys [R,W], strengths [R], gates [R], shifts [R,S], sharpness [R]
   ROUTING_EXT_INLINE int64_t interface_size() const {
-    if (kind == MemoryKind::dnc) return writes * (3 * word + 3) + reads * (word + 2 + modes());
-    return writes * (3 * word + 3 + shifts) + reads * (word + 3 + shifts);
+    return InterfaceParts(kind == MemoryKind::dnc, writes, reads, word, shifts, options).total;
   }
+  // Scalars of all heads, or more.
+  ROUTING_EXT_INLINE int64_t scalars() const { return (writes + reads) * (2 * modes() + shifts + 8); }
 };
 
 // Where each row lies in the small state and in the record of a sample, counted in elements of C.
@@ -47,7 +44,11 @@ struct AccessLayout {
   int64_t write_cosine, write_content;                       // [V,n]
   int64_t read_cosine, read_content;                         // [R,n]
   int64_t usage_freed, allocation;                           // DNC: [n], [V,n]: see allocation.h
-  int64_t forward, backward;                                 // DNC: [V,R,n]
+  int64_t forward, backward;                                 // DNC with a link: [V,R,n]
+  int64_t sharp_forward, sharp_backward;                     // the same sharpened, if asked for
+  int64_t write_masks, read_masks;                           // if asked for: [V,words], [R,words]
+  int64_t masked_write_keys, masked_read_keys;               // likewise: keys times squared masks
+  int64_t masked_write_norms, masked_read_norms;             // likewise: [V,n], [R,n], of the memory as each head sees it
   int64_t write_shifted, write_log, read_shifted, read_log;  // NTM: [V,n] twice, [R,n] twice
   int64_t record_size;
   int64_t memory_size, link_size;  // W n, V N n
@@ -65,21 +66,27 @@ struct AccessLayout {
       at += count;
       return here;
     };
-    usage = take(dnc ? n : 0), precedence = take(dnc ? v : 0);
+    usage = take(dnc ? n : 0), precedence = take(s.linked() ? v : 0);
     write_weights = take(v), read_weights = take(r), norms = take(n);
     state_size = at, at = 0;
     write_keys = take(s.writes * words), erase = take(s.writes * words), add = take(s.writes * words);
     read_keys = take(s.reads * words);
-    scalars = take(padded((s.writes + s.reads) * (s.modes() + s.shifts + 8)) + 8 * kAlign);
+    scalars = take(padded(s.scalars()) + 8 * kAlign);
     write_cosine = take(v), write_content = take(v), read_cosine = take(r), read_content = take(r);
     usage_freed = take(dnc ? n : 0), allocation = take(dnc ? v : 0);
-    forward = take(dnc ? s.writes * r : 0), backward = take(dnc ? s.writes * r : 0);
+    forward = take(s.linked() ? s.writes * r : 0), backward = take(s.linked() ? s.writes * r : 0);
+    const bool sharpens = s.options.sharpens_link, masks = s.options.masks;
+    sharp_forward = take(sharpens ? s.writes * r : 0), sharp_backward = take(sharpens ? s.writes * r : 0);
+    write_masks = take(masks ? s.writes * words : 0), read_masks = take(masks ? s.reads * words : 0);
+    masked_write_keys = take(masks ? s.writes * words : 0), masked_read_keys = take(masks ? s.reads * words : 0);
+    masked_write_norms = take(masks ? v : 0), masked_read_norms = take(masks ? r : 0);
     write_shifted = take(dnc ? 0 : v), write_log = take(dnc ? 0 : v);
     read_shifted = take(dnc ? 0 : r), read_log = take(dnc ? 0 : r);
     record_size = at;
-    memory_size = s.word * n, link_size = dnc ? v * s.locations : 0;
-    scratch_size = (6 + 6 * s.writes + 5 * s.reads) * n + (3 * s.writes + s.reads) * words +
-                   padded(8 * kAlign + (s.writes + s.reads) * (s.modes() + s.shifts + 8)) + 2 * (n + 2 * padded(s.shifts));
+    memory_size = s.word * n, link_size = s.linked() ? v * s.locations : 0;
+    scratch_size = (6 + 6 * s.writes + 5 * s.reads) * n + (3 * s.writes + s.reads) * words + padded(8 * kAlign + s.scalars()) +
+                   2 * (n + 2 * padded(s.shifts)) + (masks ? (s.writes + s.reads) * (n + words) : 0) +
+                   (s.options.erases_freed ? memory_size + n : 0);
   }
 };
 

@@ -58,7 +58,7 @@ at::Tensor pooled_empty_cpu(at::IntArrayRef sizes, const at::Tensor& like) { ret
 
 at::Tensor memory_pack_cpu(std::string_view model, at::ArrayRef<double> options, const at::Tensor& x, at::TensorList weights,
                            int64_t num_locations, bool backward) {
-  const MemorySizes sizes("memory_pack", model, options, x, weights, num_locations);
+  const MemorySizes sizes("memory_pack", model, options, x, weights, {num_locations});
   const CellShape shape = cell_shape(sizes, 0);
   const std::vector<at::Tensor> held = contiguous_tensors(weights);
   at::Tensor packed;
@@ -84,7 +84,7 @@ at::Tensor memory_step_cpu(std::string_view model, at::ArrayRef<double> options,
   const int64_t batch = tape.size(1);
   check_rows(kOp, "x", x, {batch, shape.input});
   CHECK_DTYPE(kOp, x, tape.scalar_type());
-  const at::Tensor y = at::empty({1, batch, shape.output}, x.options());
+  const at::Tensor y = at::empty({1, batch, shape.y_size()}, x.options());
   with_memory_kernels(x.scalar_type(), [&](auto kernel_type, const auto& kernels) {
     using C = typename decltype(kernel_type)::type;
     const CellLayout<C> at(shape);
@@ -106,10 +106,10 @@ at::Tensor memory_step_cpu(std::string_view model, at::ArrayRef<double> options,
     for_each_share(shape, batch, 1, team, [&](Span own, int64_t t) {
       const int64_t b = own.begin;
       kernels.cell.forward(
-          shape,
-          {own.size(), cpu::data_of<const C>(packed), x_data + b * shape.input, rows + (from * batch + b) * row,
-           before ? before + b * link_size : nullptr, rows + (to * batch + b) * row, after ? after + b * link_size : nullptr,
-           y_data + b * shape.output, interface_data + b * interface_size, scratch + t * at.access.scratch_size, team.get()});
+          shape, {own.size(), cpu::data_of<const C>(packed), x_data + b * shape.input, rows + (from * batch + b) * row,
+                  before ? before + b * link_size : nullptr, rows + (to * batch + b) * row,
+                  after ? after + b * link_size : nullptr, y_data + b * shape.y_size(), interface_data + b * interface_size,
+                  scratch + t * at.access.scratch_size, team.get()});
     });
   });
   return y;
@@ -125,7 +125,7 @@ at::Tensor memory_step_backward_cpu(std::string_view model, at::ArrayRef<double>
   const int64_t batch = tape.size(1);
   const at::Tensor grad_x = at::empty({wants_x ? batch : 0, shape.input}, tape.options());
   const at::Tensor given = grad_y ? grad_y->contiguous() : at::Tensor();
-  CHECK_ARG(kOp, "grad_y", !given.defined() || given.numel() == batch * shape.output, "must have ", batch * shape.output,
+  CHECK_ARG(kOp, "grad_y", !given.defined() || given.numel() == batch * shape.y_size(), "must have ", batch * shape.y_size(),
             " elements, got ", given.numel());
   CHECK_ARG(kOp, "grad_y", !given.defined() || given.scalar_type() == tape.scalar_type(), "must have dtype ",
             tape.scalar_type(), ", got ", given.scalar_type());
@@ -152,7 +152,7 @@ at::Tensor memory_step_backward_cpu(std::string_view model, at::ArrayRef<double>
       kernels.cell.backward(shape,
                             {own.size(), cpu::data_of<const C>(packed), rows + (step * batch + b) * row,
                              before ? before + b * link_size : nullptr, rows + ((step + 1) * batch + b) * row,
-                             of_y ? of_y + b * shape.output : nullptr, of_state + b * at.state_size,
+                             of_y ? of_y + b * shape.y_size() : nullptr, of_state + b * at.state_size,
                              of_link ? of_link + b * link_size : nullptr, of_step + b * at.grad_size,
                              of_x ? of_x + b * shape.input : nullptr, scratch + t * at.access.scratch_size, team.get()});
     });
@@ -189,7 +189,7 @@ std::vector<at::Tensor> memory_step_weight_gradients_cpu(std::string_view model,
                                                          const at::Tensor& inputs, const at::Tensor& tape,
                                                          const at::Tensor& grads) {
   constexpr const char* kOp = "memory_step_weight_gradients";
-  const MemorySizes sizes(kOp, model, options, inputs, weights, num_locations);
+  const MemorySizes sizes(kOp, model, options, inputs, weights, {num_locations});
   const CellShape shape = cell_shape(sizes, 0);
   std::vector<at::Tensor> result;
   for (const Shape& s : sizes.weight_shapes()) result.push_back(pooled_empty(s, inputs.options()));
@@ -201,11 +201,12 @@ std::vector<at::Tensor> memory_step_weight_gradients_cpu(std::string_view model,
     check_rows(kOp, "tape", tape, {steps + 1, batch, at.row_size});
     check_rows(kOp, "grads", grads, {steps, batch, at.grad_size});
     const WeightPointers<C> wanted(sizes, result);
+    const C* const seen = cpu::data_of<const C>(tape) + at.features;
     in_threads(threads, [&](int64_t t) {
-      kernels.cell.weight_gradients(
-          shape,
-          {steps, batch, cpu::data_of<const C>(inputs), cpu::data_of<const C>(tape), cpu::data_of<const C>(grads), *wanted}, t,
-          threads);
+      kernels.cell.weight_gradients(shape,
+                                    {steps * batch, cpu::data_of<const C>(inputs), seen, seen + batch * at.row_size,
+                                     at.row_size, cpu::data_of<const C>(grads), *wanted},
+                                    t, threads);
     });
   });
   return result;
@@ -215,20 +216,9 @@ void memory_step_import_cpu(std::string_view model, at::ArrayRef<double> options
                             at::TensorList weights, int64_t num_locations, const c10::List<std::optional<at::Tensor>>& state,
                             bool is_gradient, at::Tensor& rows) {
   constexpr const char* kOp = "memory_step_import";
-  const MemorySizes sizes(kOp, model, options, inputs, weights, num_locations);
+  const MemorySizes sizes(kOp, model, options, inputs, weights, {num_locations});
   const CellShape shape = cell_shape(sizes, 0);
-  const std::vector<Shape> shapes = sizes.state_shapes();
-  CHECK_ARG(kOp, "state", state.empty() || state.size() == shapes.size(), "must be ", shapes.size(), " tensors, got ",
-            state.size());
-  std::vector<at::Tensor> held;
-  for (size_t i = 0; i < state.size(); ++i) {
-    const std::optional<at::Tensor> t = state.get(i);
-    held.push_back(t && t->defined() ? t->contiguous() : at::Tensor());
-    if (!held[i].defined()) continue;
-    CHECK_ARG(kOp, "state", held[i].sizes() == at::IntArrayRef(shapes[i]), "must have shape ", at::IntArrayRef(shapes[i]),
-              " at ", i, ", got ", held[i].sizes());
-    MemorySizes::check_like(kOp, "state", i, held[i], inputs);
-  }
+  const std::vector<at::Tensor> held = sizes.checked_state(kOp, "state", state, inputs);
   with_memory_kernels(rows.scalar_type(), [&](auto kernel_type, const auto& kernels) {
     using C = typename decltype(kernel_type)::type;
     const CellLayout<C> at(shape);
@@ -242,11 +232,11 @@ void memory_step_import_cpu(std::string_view model, at::ArrayRef<double> options
 std::vector<at::Tensor> memory_step_export_cpu(std::string_view model, at::ArrayRef<double> options, const at::Tensor& inputs,
                                                at::TensorList weights, int64_t num_locations, const at::Tensor& rows) {
   constexpr const char* kOp = "memory_step_export";
-  const MemorySizes sizes(kOp, model, options, inputs, weights, num_locations);
+  const MemorySizes sizes(kOp, model, options, inputs, weights, {num_locations});
   const CellShape shape = cell_shape(sizes, 0);
   std::vector<at::Tensor> state;
   for (const Shape& s : sizes.state_shapes()) state.push_back(pooled_empty(s, rows.options()));
-  if (sizes.dnc) state[MemorySizes::kLink] = at::empty({0}, rows.options());
+  if (sizes.linked) state[MemorySizes::kLink] = at::empty({0}, rows.options());
   with_memory_kernels(rows.scalar_type(), [&](auto kernel_type, const auto& kernels) {
     using C = typename decltype(kernel_type)::type;
     const CellLayout<C> at(shape);

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Generic, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .._memory_options import numbers
 from .._states import DncState, NtmState, State
 from ..ops import dnc_sequence, ntm_sequence
 from ..ops.memory_step import MemoryRun, Network, pack_weights
@@ -193,7 +194,7 @@ class Circuit(PartModule, Generic[State]):
         """What :class:`MemoryRun` is told of this circuit."""
         shifts = self.accessor.write_heads.num_allowed_shifts if self._model == "ntm" else 0
         sizes = {**self._sizes, "B": batch, "I": self.input_dim, "O": self.output_dim, "S": shifts}
-        return Network(self._model, self.options.numbers(), sizes, dtype, self.clip_value)
+        return Network(self._model, numbers(self.options), sizes, dtype, self.clip_value)
 
     def _sequence(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
         raise NotImplementedError

@@ -42,7 +42,7 @@ _PARTS = (
     "read_modes",
 )
 _ORDER = [2, 3, 7, 8, 4, 5, 0, 1, 6, 9]
-_OPTIONS = {"usage": "package"}
+_OPTIONS: dict[str, Any] = {"usage": "package", "cosine": "plain"}
 
 
 class Memory(nn.Module):

@@ -4,7 +4,7 @@ from .dispatch_plan import DispatchPlan, dispatch_plan
 from .dnc import dnc_access, dnc_allocation, dnc_temporal_link, dnc_usage
 from .grouped_linear import grouped_linear
 from .memory_ops import content_weights, memory_read, memory_write
-from .memory_sequence import dnc_sequence, ntm_sequence
+from .memory_sequence import dnc_access_sequence, dnc_sequence, ntm_sequence
 from .move_rows import gather_rows, scatter_rows
 from .ntm import ntm_access, ntm_location
 
@@ -13,6 +13,7 @@ __all__ = [
     "content_weights",
     "dispatch_plan",
     "dnc_access",
+    "dnc_access_sequence",
     "dnc_allocation",
     "dnc_sequence",
     "dnc_temporal_link",

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._memory_options import DncOptions
+from .._memory_options import DncOptions, numbers
 from .._states import DncState
 from ._differentiable import differentiable
 
@@ -128,7 +128,8 @@ def dnc_access(interface: Tensor, state: DncState, **options: Any) -> DncState:
     Args:
         interface: ``[B,I]``, before its activations. For the V write heads: keys ``V*W``, strengths ``V``, allocation gates
             ``V``, write gates ``V``, erase ``V*W``, add ``V*W``; for the R read heads: keys ``R*W``, strengths ``R``, free
-            gates ``R``, and, each head's together, read modes ``R*(2V+1)``.
+            gates ``R``, and, each head's together, read modes ``R*(2V+1)``. If the options ask for them, masks ``V*W`` and
+            ``R*W``, and sharpness ``R*2V``. Without a link there are no read modes.
         state: after the last step. Of its read vectors only the shape counts; `hidden` and `cell` are handed on.
         options: of :class:`~routing_ext.memory.DncOptions`.
 
@@ -140,6 +141,6 @@ def dnc_access(interface: Tensor, state: DncState, **options: Any) -> DncState:
         ValueError: an option has no such value.
         RuntimeError: wrong shape, dtype or device.
     """
-    numbers = DncOptions.read("dnc_access", options).numbers()
-    *memory, read_vectors = _dnc_access(interface, *state[:6], options=(numbers,))
+    of_step = numbers(DncOptions.read("dnc_access", options))
+    *memory, read_vectors = _dnc_access(interface, *state[:6], options=(of_step,))
     return DncState._make([*memory, state.hidden, state.cell, read_vectors])

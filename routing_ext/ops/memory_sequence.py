@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._memory_options import DncOptions
+from .._memory_options import DncOptions, check_choice, is_linked, num_parts, numbers
 from .._states import SHAPES, DncState, NtmState, State
 from ._devices import check_devices
 
 _op = torch.ops.routing_ext.memory_sequence_node.default
 
+_LINK = DncState._fields.index("link")
 _FEW_LINK_BYTES = 1 << 22  # so much is kept rather than computed again
 
 
 def default_link_every(steps: int, link_bytes: int) -> int:
     """About the root of the number of steps, which keeps the fewest links at a time; 1 where all of them are little memory."""
-    every = 1
-    if steps * link_bytes > _FEW_LINK_BYTES:
-        while every * every < steps:
-            every += 1
-    return every
+    return math.ceil(math.sqrt(steps)) if steps * link_bytes > _FEW_LINK_BYTES else 1
 
 
 def _sequence(
@@ -31,15 +29,15 @@ def _sequence(
     model: str,
     options: list[float],
     x: Tensor,
+    state: Sequence[Tensor | None] | None,
     weights: Sequence[Tensor],
-    state: State | None,
-    *numbers: int | float,
+    *others: Any,
 ) -> tuple[Tensor, State]:
-    """`numbers`: the operator's own."""
-    before: Sequence[Tensor] = () if state is None else state
+    """`others`: the operator's own."""
+    before: Sequence[Tensor | None] = () if state is None else state
     if not x.is_meta and torch.is_autocast_enabled(x.device.type):
-        x, before, weights = _float(x), [*map(_float, before)], [*map(_float, weights)]
-    y, final = _op(model, options, x, before, weights, *numbers)
+        x, before, weights = _float(x), [t if t is None else _float(t) for t in before], [*map(_float, weights)]
+    y, final = _op(model, options, x, before, weights, *others)
     return y, kind(*final)
 
 
@@ -47,8 +45,14 @@ def _float(t: Tensor) -> Tensor:
     return t.float() if t.is_floating_point() and t.dtype != torch.float64 else t
 
 
+def _numbers(op: str, options: DncOptions, output: str, initial: str) -> list[float]:
+    check_choice(op, "output", output)
+    check_choice(op, "initial", initial)
+    return numbers(options, output=output, initial=initial)
+
+
 def _num_locations(op: str, state: DncState | NtmState | None, given: int | None) -> int:
-    if state is not None:
+    if state is not None and state.memory is not None:
         locations = state.memory.size(1)
         if given is not None and given != locations:
             raise ValueError(f"{op}: num_locations must be that of the state, {locations}, got {given}")
@@ -65,6 +69,11 @@ def dnc_sequence(
     *,
     num_locations: int | None = None,
     clip_value: float = 20.0,
+    output: str = "sigmoid",
+    initial: str = "reference",
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    reset_memory: Tensor | None = None,
     link_every: int | None = None,
     **options: Any,
 ) -> tuple[Tensor, DncState]:
@@ -77,10 +86,19 @@ def dnc_sequence(
         weights: 26 tensors with the dtype of ``x``: of the LSTM ``w_ih [4H,I+R*W]``, ``w_hh [4H,H]``, ``b_ih [4H]``,
             ``b_hh [4H]``; ``weight [n,H]`` and ``bias [n]`` of the write heads' keys (n = V*W), strengths (V), allocation
             gates (V), write gates (V), erase (V*W) and add (V*W) vectors, and of the read heads' keys (R*W), strengths (R),
-            free gates (R) and modes (R*(2V+1)); of the output ``weight [O,H+R*W]`` and ``bias [O]``.
-        state: before the first step; None: the initial one.
+            free gates (R) and modes (R*(2V+1)); of the output ``weight [O,H+R*W]`` and ``bias [O]``. With options, the parts
+            of the interface are those that :func:`dnc_access` names. Without the last two, y is ``[T,B,H+R*W]``: the hidden
+            state and the read vectors.
+        state: before the first step. None instead of it, or of a field, stands for the initial one; a precedence needs its
+            link.
         num_locations: N; needed if there is no state.
         clip_value: the hidden state and the output, before its logistic function, are clipped to +-clip_value.
+        output: ``"linear"``: y is what the output layer gives, neither clipped nor between 0 and 1.
+        initial: the initial state, ``"reference"`` or ``"zeros"``.
+        lengths: int64 ``[B]``, from 0 to T: how many steps of each sample there are. The others take no time; there y is zero,
+            and the state stays as it is.
+        resets: bool ``[T,B]``: whether a sample begins anew at this step, with the initial state.
+        reset_memory: ``[B,N,W]``, the memory with which it does.
         link_every: of the links, the largest part of the state, one in so many is kept for the backward pass, which computes
             the others again. Default: about the root of T, or 1 where they take little memory.
         options: of :class:`~routing_ext.memory.DncOptions`.
@@ -94,12 +112,63 @@ def dnc_sequence(
         ValueError: an option has no such value, or no number of locations.
         RuntimeError: wrong shape, dtype or device.
     """
-    numbers = DncOptions.read("dnc_sequence", options).numbers()
+    of_step = DncOptions.read("dnc_sequence", options)
     locations = _num_locations("dnc_sequence", state, num_locations)
     if link_every is None:
         num_writes = weights[6].size(0) if len(weights) > 6 else 1
-        link_every = default_link_every(x.size(0), x.size(1) * num_writes * locations**2 * x.element_size())
-    return _sequence(DncState, "dnc", numbers, x, weights, state, locations, clip_value, link_every)
+        link_bytes = x.size(1) * num_writes * locations**2 * x.element_size() if of_step.link else 0
+        link_every = default_link_every(x.size(0), link_bytes)
+    given = _numbers("dnc_sequence", of_step, output, initial)
+    return _sequence(
+        DncState, "dnc", given, x, state, weights, lengths, resets, reset_memory, [locations], clip_value, link_every
+    )
+
+
+def dnc_access_sequence(
+    interface: Tensor,
+    state: DncState,
+    *,
+    initial: str = "reference",
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    reset_memory: Tensor | None = None,
+    link_every: int | None = None,
+    **options: Any,
+) -> tuple[Tensor, DncState]:
+    """The memory of a DNC over a sequence, under a controller that does not see what is read.
+
+    Computes what :func:`dnc_access` does step by step, all steps in one call.
+
+    Args:
+        interface: ``[T,B,IF]``, at each step as for :func:`dnc_access`.
+        state: before the first step. `memory`, `write_weights` and `read_weights` must be there; None instead of another field
+            stands for the initial one. `hidden` and `cell` are handed on.
+        initial: the initial state, ``"reference"`` or ``"zeros"``.
+        lengths: int64 ``[B]``, from 0 to T: how many steps of each sample there are.
+        resets: bool ``[T,B]``: whether a sample begins anew at this step, with the initial state.
+        reset_memory: ``[B,N,W]``, the memory with which it does.
+        link_every: see :func:`dnc_sequence`.
+        options: of :class:`~routing_ext.memory.DncOptions`.
+
+    Returns:
+        ``(read vectors [T,B,R,W], state)``: the read vectors of each step, and the state after the last one. Differentiable,
+        once, in the interface, the state and the memory after resets.
+
+    Raises:
+        TypeError: an unknown option.
+        ValueError: an option has no such value.
+        RuntimeError: wrong shape, dtype or device.
+    """
+    given = _numbers("dnc_access_sequence", DncOptions.read("dnc_access_sequence", options), "sigmoid", initial)
+    (_, n, w), v, r = state.memory.shape, state.write_weights.size(1), state.read_weights.size(1)
+    if link_every is None:
+        link_bytes = interface.size(1) * v * n**2 * interface.element_size() if is_linked("dnc", given) else 0
+        link_every = default_link_every(interface.size(0), link_bytes)
+    before = [*state[:6], None, None, None]
+    y, final = _sequence(
+        DncState, "dnc", given, interface, before, [], lengths, resets, reset_memory, [n, w, v, r, 0], math.inf, link_every
+    )
+    return y.unflatten(2, (r, w)), final._replace(hidden=state.hidden, cell=state.cell)
 
 
 def ntm_sequence(
@@ -109,6 +178,12 @@ def ntm_sequence(
     *,
     num_locations: int | None = None,
     clip_value: float = 20.0,
+    output: str = "sigmoid",
+    initial: str = "reference",
+    words: str = "tanh",
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    reset_memory: Tensor | None = None,
 ) -> tuple[Tensor, NtmState]:
     """A neural Turing machine over a sequence: ``(y [T,B,O], state after it)``.
 
@@ -119,10 +194,16 @@ def ntm_sequence(
         weights: 30 tensors with the dtype of ``x``: of the LSTM as in :func:`dnc_sequence`; ``weight [n,H]`` and ``bias [n]``
             of the write heads' keys (n = V*W), strengths (V), gates (V), shifts (V*S, S odd), sharpness (V), erase (V*W) and
             add (V*W) vectors, and of the read heads' keys (R*W), strengths (R), gates (R), shifts (R*S) and sharpness (R); of
-            the output as in :func:`dnc_sequence`.
-        state: before the first step; None: the initial one.
+            the output as in :func:`dnc_sequence`, or none.
+        state: before the first step. None instead of it, or of a field, stands for the initial one.
         num_locations: N; needed if there is no state.
         clip_value: the hidden state and the output, before its logistic function, are clipped to +-clip_value.
+        output: ``"linear"``: y is what the output layer gives, neither clipped nor between 0 and 1.
+        initial: the initial state, ``"reference"`` or ``"zeros"``.
+        lengths: int64 ``[B]``, from 0 to T: how many steps of each sample there are. The others take no time; there y is zero,
+            and the state stays as it is.
+        resets: bool ``[T,B]``: whether a sample begins anew at this step, with the initial state.
+        reset_memory: ``[B,N,W]``, the memory with which it does.
 
     Returns:
         y and the state after the last step. Differentiable, once, in x, the weights and the state. Under autocast computed in
@@ -133,25 +214,32 @@ def ntm_sequence(
         RuntimeError: wrong shape, dtype or device.
     """
     locations = _num_locations("ntm_sequence", state, num_locations)
-    return _sequence(NtmState, "ntm", [], x, weights, state, locations, clip_value, 1)
+    given = _numbers("ntm_sequence", DncOptions.read("ntm_sequence", {"words": words}), output, initial)
+    return _sequence(NtmState, "ntm", given, x, state, weights, lengths, resets, reset_memory, [locations], clip_value, 1)
 
 
 # ---- fake tensors -----------------------------------------------------------------------------------------------------------
 
 
-def _sizes(model: str, x: Tensor, weights: Sequence[Tensor], num_locations: int) -> dict[str, int]:
+def _sizes(model: str, x: Tensor, weights: Sequence[Tensor], options: Sequence[float], given: Sequence[int]) -> dict[str, int]:
+    if not weights:
+        return dict(zip("TBIHONWVRS", (*x.shape, 0, 0, *given), strict=True))
     of_reads = 18 if model == "dnc" else 20  # the strengths of the read heads
     writes, reads = weights[6].size(0), weights[of_reads].size(0)
     shifts = 0 if model == "dnc" else weights[10].size(0) // writes
+    outputs = weights[-1].size(0) if len(weights) > 4 + 2 * num_parts(model, options) else 0
     return {
-        "T": x.size(0), "B": x.size(1), "I": x.size(2), "H": weights[1].size(1), "O": weights[-1].size(0),
-        "N": num_locations, "W": weights[4].size(0) // writes, "V": writes, "R": reads, "S": shifts,
+        "T": x.size(0), "B": x.size(1), "I": x.size(2), "H": weights[1].size(1), "O": outputs, "N": given[0], "W": weights[4].size(0) // writes, "V": writes, "R": reads, "S": shifts,
     }  # fmt: skip
 
 
-def _empty_state(model: str, sizes: dict[str, int], like: Tensor) -> list[Tensor]:
+def _empty_state(model: str, options: Sequence[float], sizes: dict[str, int], like: Tensor) -> list[Tensor]:
     fields = (DncState if model == "dnc" else NtmState)._fields
-    return [like.new_empty([sizes[dimension] for dimension in SHAPES[field]]) for field in fields]
+    unlinked = ("precedence", "link") if not is_linked(model, options) else ()
+    return [
+        like.new_empty([0 if dimension == "N" and field in unlinked else sizes[dimension] for dimension in SHAPES[field]])
+        for field in fields
+    ]
 
 
 @torch.library.register_fake("routing_ext::memory_sequence")
@@ -159,28 +247,32 @@ def _(
     model: str,
     options: Sequence[float],
     x: Tensor,
-    state: Sequence[Tensor],
+    state: Sequence[Tensor | None],
     weights: Sequence[Tensor],
-    num_locations: int,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    reset_memory: Tensor | None,
+    given_sizes: Sequence[int],
     clip_value: float,
     link_every: int,
     keep: bool,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    check_devices("memory_sequence", x, state=state, weights=weights)
-    sizes = _sizes(model, x, weights, num_locations)
-    final = _empty_state(model, sizes, x)
+    check_devices("memory_sequence", x, state=[t for t in state if t is not None], weights=weights)
+    sizes = _sizes(model, x, weights, options, given_sizes)
+    final = _empty_state(model, options, sizes, x)
     tape = []
     if keep:
         steps, batch, n = sizes["T"], sizes["B"], sizes["N"]
         row = torch.ops.routing_ext.memory_row_size(model, options, [int(sizes[k]) for k in "IHONWVRS"], x.dtype)
         align = 64 // x.element_size()
         links = (steps - 1) // link_every if steps > 0 else 0
-        link_batch = batch if model == "dnc" else 0
+        link_batch = batch if is_linked(model, options) else 0
         tape = [
             x.new_empty((steps + 1, batch, row)),
             x.new_empty((links, link_batch, sizes["V"], n, (n + align - 1) // align * align)),
         ]
-    return x.new_empty((sizes["T"], sizes["B"], sizes["O"])), final, tape
+    outputs = sizes["O"] or sizes["H"] + sizes["R"] * sizes["W"]
+    return x.new_empty((sizes["T"], sizes["B"], outputs)), final, tape
 
 
 @torch.library.register_fake("routing_ext::memory_sequence_backward")
@@ -192,15 +284,24 @@ def _(
     x: Tensor,
     link: Tensor | None,
     weights: Sequence[Tensor],
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    reset_memory: Tensor | None,
     tape: Sequence[Tensor],
-    num_locations: int,
+    given_sizes: Sequence[int],
     clip_value: float,
     link_every: int,
     output_mask: Sequence[bool],
-) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    wants_x, wants_weights, wants_state = output_mask
+) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
+    wants_x, wants_weights, wants_state, wants_reset_memory = output_mask
+    of_state = []
+    if wants_state:
+        of_state = _empty_state(model, options, _sizes(model, x, weights, options, given_sizes), x)
+        if link is None and is_linked(model, options):
+            of_state[_LINK] = x.new_empty(0)
     return (
         x.new_empty(x.shape if wants_x else (0,)),
         [x.new_empty(w.shape) for w in weights] if wants_weights else [],
-        _empty_state(model, _sizes(model, x, weights, num_locations), x) if wants_state else [],
+        of_state,
+        x.new_empty(reset_memory.shape if wants_reset_memory and reset_memory is not None else (0,)),
     )

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._memory_options import is_linked
 from .._states import DncState, NtmState
 from .memory_sequence import default_link_every
 
@@ -25,7 +26,7 @@ class Network(NamedTuple):
     """
 
     model: str  # "dnc" or "ntm"
-    options: list[float]  # numbers of DncOptions
+    options: list[float]  # as numbers
     sizes: dict[str, int]
     dtype: torch.dtype
     clip_value: float
@@ -36,7 +37,7 @@ class Network(NamedTuple):
 
     def link_bytes(self) -> int:
         size = self.sizes
-        return size["B"] * size["V"] * size["N"] ** 2 * self.dtype.itemsize if self.model == "dnc" else 0
+        return size["B"] * size["V"] * size["N"] ** 2 * self.dtype.itemsize if is_linked(self.model, self.options) else 0
 
 
 def pack_weights(network: Network, weights: Sequence[Tensor]) -> Any:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from .._memory_options import DncOptions, numbers
 from .._states import NtmState
 from ._differentiable import differentiable
 
 
-def _fake_access(interface: Tensor, memory: Tensor, write_weights: Tensor, read_weights: Tensor) -> tuple[Tensor, ...]:
+def _fake_access(
+    interface: Tensor, memory: Tensor, write_weights: Tensor, read_weights: Tensor, options: Sequence[float]
+) -> tuple[Tensor, ...]:
     (batch, locations, word), writes, reads = memory.shape, write_weights.size(1), read_weights.size(1)
     shifts = (interface.size(1) - writes * (3 * word + 3) - reads * (word + 3)) // (writes + reads)
     sizes = [0, 0, 0, *(int(n) for n in (locations, word, writes, reads, shifts))]
-    row = torch.ops.routing_ext.memory_row_size("ntm", [], sizes, memory.dtype)
+    row = torch.ops.routing_ext.memory_row_size("ntm", options, sizes, memory.dtype)
     shapes = (memory.shape, write_weights.shape, read_weights.shape, (batch, reads, word), (batch, row))
     return tuple(memory.new_empty(s) for s in shapes)
 
@@ -45,7 +50,7 @@ def ntm_location(content: Tensor, gates: Tensor, shifts: Tensor, sharpness: Tens
     return _ntm_location(content, gates, shifts, sharpness, previous)  # type: ignore[no-any-return]
 
 
-def ntm_access(interface: Tensor, state: NtmState) -> NtmState:
+def ntm_access(interface: Tensor, state: NtmState, *, words: str = "tanh") -> NtmState:
     """The state after one step of the memory, controlled by the interface: all of the accessor in one call.
 
     Computes what :func:`routing_ext.reference.ntm_access` does.
@@ -55,12 +60,15 @@ def ntm_access(interface: Tensor, state: NtmState) -> NtmState:
             ``V*S``, sharpness ``V``, erase ``V*W``, add ``V*W``; for the R read heads: keys ``R*W``, strengths ``R``, gates
             ``R``, shifts ``R*S``, sharpness ``R``. S, odd, is what fits.
         state: after the last step. Of its read vectors only the shape counts; `hidden` and `cell` are handed on.
+        words: ``"linear"``: keys and what is added to the memory are as the interface has them.
 
     Returns:
         The next state. Differentiable, once, in the interface and the state.
 
     Raises:
+        ValueError: words are none of these.
         RuntimeError: wrong shape, dtype or device.
     """
-    *memory, read_vectors = _ntm_access(interface, *state[:3])
+    options = numbers(DncOptions.read("ntm_access", {"words": words}))
+    *memory, read_vectors = _ntm_access(interface, *state[:3], options=(options,))
     return NtmState._make([*memory, state.hidden, state.cell, read_vectors])

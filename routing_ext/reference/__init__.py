@@ -4,7 +4,7 @@ Slow on purpose: read these to know what the fast versions mean.
 """
 
 from .dispatch_plan import dispatch_plan
-from .dnc import dnc_access, dnc_allocation, dnc_sequence, dnc_temporal_link, dnc_usage
+from .dnc import dnc_access, dnc_access_sequence, dnc_allocation, dnc_sequence, dnc_temporal_link, dnc_usage
 from .dnc_package import dnc_package_access
 from .grouped_linear import grouped_linear
 from .memory_ops import content_weights, memory_read, memory_write
@@ -17,6 +17,7 @@ __all__ = [
     "content_weights",
     "dispatch_plan",
     "dnc_access",
+    "dnc_access_sequence",
     "dnc_allocation",
     "dnc_package_access",
     "dnc_sequence",

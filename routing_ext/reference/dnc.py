@@ -12,7 +12,7 @@ from torch import Tensor
 from .._memory_options import DncOptions
 from .._states import DncState
 from .memory_ops import EPSILON, content_weights, memory_read, memory_write
-from .memory_sequence import memory_sequence
+from .memory_sequence import memory_sequence, unrolled
 
 
 def dnc_usage(
@@ -100,37 +100,62 @@ def dnc_access(interface: Tensor, state: DncState, **options: Any) -> DncState:
     Args:
         interface: ``[B,IF]``. For the V write heads: keys ``V*W``, strengths ``V``, allocation gates ``V``, write gates ``V``,
             erase ``V*W``, add ``V*W``; for the R read heads: keys ``R*W``, strengths ``R``, free gates ``R``, and, each head's
-            together, read modes ``R*(2V+1)``: backward along each write head's link, forward along each, content. Before
-            activation: keys and add go through tanh, strengths through softplus, the modes of a head through softmax, gates
+            together, read modes ``R*(2V+1)``: backward along each write head's link, forward along each, content. If the
+            options ask for them: masks of the write heads ``V*W`` and of the read heads ``R*W``; sharpness of the reads
+            backward along each link and forward along each, ``R*2V``. Before activation: keys and add go through tanh,
+            strengths through softplus, sharpness through ``1 + softplus``, the modes of a head through softmax, gates, masks
             and erase through the logistic function.
         state: after the last step.
         options: of :class:`~routing_ext.memory.DncOptions`.
     """
     o = DncOptions.read("dnc_access", options)
-    paper = o.usage == "paper"
     batch, v, _ = state.write_weights.shape
     r, w = state.read_vectors.shape[1:]
-    sizes = [v * w, v, v, v, v * w, v * w, r * w, r, r, r * (2 * v + 1)]
-    parts = interface.split(sizes, 1)
-    write_keys, erase, add = (parts[i].view(batch, v, w) for i in (0, 4, 5))
-    allocation_gates, write_gates, free_gates = (parts[i].sigmoid() for i in (2, 3, 8))
-    read_modes = parts[9].view(batch, r, 2 * v + 1).softmax(-1)
+    sizes = o.interface(v, r, w)
+    parts = dict(zip(sizes, interface.split(list(sizes.values()), 1), strict=True))
+    write_keys, erase, add = (parts[name].view(batch, v, w) for name in ("write_keys", "erase", "add"))
+    read_keys = parts["read_keys"].view(batch, r, w)
+    if o.words == "tanh":
+        write_keys, add, read_keys = write_keys.tanh(), add.tanh(), read_keys.tanh()
+    write_strengths, read_strengths = (
+        F.softplus(parts[name]) + (o.strengths == "oneplus") for name in ("write_strengths", "read_strengths")
+    )
+    allocation_gates, write_gates, free_gates = (
+        parts[name].sigmoid() for name in ("allocation_gates", "write_gates", "free_gates")
+    )
+    write_masks = read_masks = None
+    if o.mask_min is not None:
+        write_masks, read_masks = (
+            o.mask_min + (1 - o.mask_min) * parts[name].view(batch, heads, w).sigmoid()
+            for name, heads in (("write_masks", v), ("read_masks", r))
+        )
 
-    in_use = dnc_usage(state.usage, state.write_weights, free_gates, state.read_weights, detach_write_weights=paper)
-    gates = write_gates * allocation_gates if paper else write_gates
+    in_use = dnc_usage(
+        state.usage, state.write_weights, free_gates, state.read_weights, detach_write_weights=o.usage == "paper"
+    )
+    gates = write_gates if o.usage == "reference" else write_gates * allocation_gates
     allocation, simulated = dnc_allocation(in_use, gates, mode=o.allocation, temperature=o.temperature)
-    by_content = content_weights(write_keys.tanh(), F.softplus(parts[1]), state.memory)
+    by_content = content_weights(write_keys, write_strengths, state.memory, masks=write_masks, cosine=o.cosine)
     allocation_gates, write_gates = allocation_gates.unsqueeze(-1), write_gates.unsqueeze(-1)
     write_weights = write_gates * (allocation_gates * allocation + (1 - allocation_gates) * by_content)
-    memory = memory_write(state.memory, write_weights, erase.sigmoid(), add.tanh())
+    memory = state.memory
+    if o.erase_freed:
+        memory = memory * (1 - free_gates.unsqueeze(-1) * state.read_weights).prod(1).unsqueeze(-1)
+    memory = memory_write(memory, write_weights, erase.sigmoid(), add)
 
-    link, precedence, forward, backward = dnc_temporal_link(state.link, state.precedence, write_weights, state.read_weights)
-    by_content = content_weights(parts[6].view(batch, r, w).tanh(), F.softplus(parts[7]), memory)
-    reads = torch.cat([backward.transpose(1, 2), forward.transpose(1, 2), by_content.unsqueeze(2)], 2)  # [B,R,2V+1,N]
-    read_weights = (read_modes.unsqueeze(-1) * reads).sum(2)
+    link, precedence = state.link, state.precedence
+    read_weights = content_weights(read_keys, read_strengths, memory, masks=read_masks, cosine=o.cosine)
+    if o.link:
+        link, precedence, forward, backward = dnc_temporal_link(link, precedence, write_weights, state.read_weights)
+        along = torch.cat([backward, forward], 1).transpose(1, 2)  # [B,R,2V,N]
+        if o.sharpen_link:
+            sharpness = 1 + F.softplus(parts["sharpness"].view(batch, r, 2 * v, 1))
+            along = torch.softmax(sharpness * (along.clamp(min=0) + EPSILON).log(), -1)
+        read_modes = parts["modes"].view(batch, r, 2 * v + 1, 1).softmax(2)
+        read_weights = (read_modes * torch.cat([along, read_weights.unsqueeze(2)], 2)).sum(2)
     return state._replace(
         memory=memory,
-        usage=in_use if paper else simulated,
+        usage=simulated if o.usage == "reference" else in_use,
         precedence=precedence,
         link=link,
         write_weights=write_weights,
@@ -139,18 +164,37 @@ def dnc_access(interface: Tensor, state: DncState, **options: Any) -> DncState:
     )
 
 
-def dnc_sequence(
-    x: Tensor, weights: Sequence[Tensor], state: DncState, *, clip_value: float = 20.0, **options: Any
-) -> tuple[Tensor, DncState]:
+def dnc_sequence(x: Tensor, weights: Sequence[Tensor], state: DncState, **options: Any) -> tuple[Tensor, DncState]:
     """``(y [T,B,O], state)``: a differentiable neural computer over a sequence.
 
     Args:
         x: ``[T,B,I]``.
-        weights: of the LSTM ``w_ih [4H,I+R*W]``, ``w_hh [4H,H]``, ``b_ih [4H]``, ``b_hh [4H]``; of each of the ten parts of
+        weights: of the LSTM ``w_ih [4H,I+R*W]``, ``w_hh [4H,H]``, ``b_ih [4H]``, ``b_hh [4H]``; of each of the parts of
             the interface, see :func:`dnc_access`, ``weight [n,H]``, ``bias [n]``; of the output ``weight [O,H+R*W]`` and
             ``bias [O]``.
         state: before the first step.
-        clip_value: the hidden state and the output, before its logistic function, are clipped to +-clip_value.
-        options: of :class:`~routing_ext.memory.DncOptions`.
+        options: those of :class:`~routing_ext.memory.DncOptions`; clip_value, output, initial, lengths, resets and
+            reset_memory of :func:`routing_ext.reference.memory_sequence.memory_sequence`.
     """
-    return memory_sequence(x, weights, state, clip_value, lambda interface, s: dnc_access(interface, s, **options))
+    of_step = {name: options.pop(name) for name in DncOptions._fields if name in options}
+    num_parts = len(DncOptions.read("dnc_sequence", of_step).interface(1, 1, 1))
+    return memory_sequence(x, weights, state, lambda interface, s: dnc_access(interface, s, **of_step), num_parts, **options)
+
+
+def dnc_access_sequence(interface: Tensor, state: DncState, **options: Any) -> tuple[Tensor, DncState]:
+    """``(read vectors [T,B,R,W], state)``: the memory over a sequence, under a controller that does not see what is read.
+
+    Args:
+        interface: ``[T,B,IF]``, at each step as for :func:`dnc_access`.
+        state: before the first step.
+        options: those of :class:`~routing_ext.memory.DncOptions`; initial, lengths, resets and reset_memory of
+            :func:`routing_ext.reference.memory_sequence.unrolled`.
+    """
+    of_step = {name: options.pop(name) for name in DncOptions._fields if name in options}
+
+    def step(interface_t: Tensor, state: DncState) -> tuple[Tensor, DncState]:
+        state = dnc_access(interface_t, state, **of_step)
+        return state.read_vectors.flatten(1), state
+
+    y, state = unrolled(interface, state, step, **options)
+    return y.unflatten(2, state.read_vectors.shape[1:]), state

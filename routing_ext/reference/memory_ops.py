@@ -8,7 +8,9 @@ from torch import Tensor
 EPSILON = 1e-6
 
 
-def content_weights(keys: Tensor, strengths: Tensor, memory: Tensor) -> Tensor:
+def content_weights(
+    keys: Tensor, strengths: Tensor, memory: Tensor, *, masks: Tensor | None = None, cosine: str = "reference"
+) -> Tensor:
     """``[B,H,N]``: over the locations, the softmax of each key's similarity to them, times its strength.
 
     The similarity is ``k.m / (sqrt((|k|^2 + e) (|m|^2 + e)) + e)`` with e = 1e-6, the cosine of key and location.
@@ -17,11 +19,19 @@ def content_weights(keys: Tensor, strengths: Tensor, memory: Tensor) -> Tensor:
         keys: ``[B,H,W]``.
         strengths: ``[B,H]``.
         memory: ``[B,N,W]``.
+        masks: ``[B,H,W]``, with which each head multiplies its key and the memory before it compares them.
+        cosine: ``"plain"``: the similarity is ``k.m / (|k| |m| + e)``.
     """
-    products = keys @ memory.mT
-    key_squares = keys.square().sum(-1, keepdim=True)
-    memory_squares = memory.square().sum(-1).unsqueeze(1)
-    cosines = products / (((key_squares + EPSILON) * (memory_squares + EPSILON)).sqrt() + EPSILON)
+    if masks is None:
+        products, seen = keys @ memory.mT, memory.unsqueeze(1)
+    else:
+        keys, seen = keys * masks, memory.unsqueeze(1) * masks.unsqueeze(2)  # [B,H,N,W]
+        products = torch.einsum("bhw,bhnw->bhn", keys, seen)
+    if cosine == "plain":
+        cosines = products / (keys.norm(dim=-1, keepdim=True) * seen.norm(dim=-1) + EPSILON)
+    else:
+        squares = (keys.square().sum(-1, keepdim=True) + EPSILON) * (seen.square().sum(-1) + EPSILON)
+        cosines = products / (squares.sqrt() + EPSILON)
     return torch.softmax(strengths.unsqueeze(-1) * cosines, -1)
 
 

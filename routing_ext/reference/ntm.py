@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +36,7 @@ def ntm_location(content: Tensor, gates: Tensor, shifts: Tensor, sharpness: Tens
     return torch.softmax(sharpness.unsqueeze(-1) * moved.clamp(min=smallest).log(), -1)
 
 
-def ntm_access(interface: Tensor, state: NtmState) -> NtmState:
+def ntm_access(interface: Tensor, state: NtmState, *, words: str = "tanh") -> NtmState:
     """The state after one step of the memory, controlled by the interface; `hidden` and `cell` stay as they are.
 
     Args:
@@ -45,14 +46,16 @@ def ntm_access(interface: Tensor, state: NtmState) -> NtmState:
             softplus, the shifts of a head through softmax, sharpness through 1 + softplus, gates and erase through the
             logistic function.
         state: after the last step.
+        words: ``"linear"``: keys and what is added to the memory are as the interface has them.
     """
+    bounded = torch.tanh if words == "tanh" else torch.clone
     batch, v, _ = state.write_weights.shape
     r, w = state.read_vectors.shape[1:]
     of_writes, erase, add, of_reads = interface.split(_interface_sizes(interface.size(1), v, r, w), 1)
-    write_weights = _head_weights(of_writes, state.memory, state.write_weights)
-    erase, add = erase.view(batch, v, w).sigmoid(), add.view(batch, v, w).tanh()
+    write_weights = _head_weights(of_writes, state.memory, state.write_weights, bounded)
+    erase, add = erase.view(batch, v, w).sigmoid(), bounded(add.view(batch, v, w))
     memory = memory_write(state.memory, write_weights, erase, add)
-    read_weights = _head_weights(of_reads, memory, state.read_weights)
+    read_weights = _head_weights(of_reads, memory, state.read_weights, bounded)
     return state._replace(
         memory=memory,
         write_weights=write_weights,
@@ -66,19 +69,17 @@ def _interface_sizes(width: int, v: int, r: int, w: int) -> list[int]:
     return [v * addressing, v * w, v * w, r * addressing]
 
 
-def _head_weights(parts: Tensor, memory: Tensor, previous: Tensor) -> Tensor:
+def _head_weights(parts: Tensor, memory: Tensor, previous: Tensor, bounded: Callable[[Tensor], Tensor]) -> Tensor:
     batch, h, _ = previous.shape
     w = memory.size(-1)
     s = parts.size(1) // h - w - 3
     keys, strengths, gates, shifts, sharpness = parts.split([h * w, h, h, h * s, h], 1)
-    content = content_weights(keys.view(batch, h, w).tanh(), F.softplus(strengths), memory)
+    content = content_weights(bounded(keys.view(batch, h, w)), F.softplus(strengths), memory)
     shifts = shifts.view(batch, h, s).softmax(-1)
     return ntm_location(content, gates.sigmoid(), shifts, 1 + F.softplus(sharpness), previous)
 
 
-def ntm_sequence(
-    x: Tensor, weights: Sequence[Tensor], state: NtmState, *, clip_value: float = 20.0
-) -> tuple[Tensor, NtmState]:
+def ntm_sequence(x: Tensor, weights: Sequence[Tensor], state: NtmState, **options: Any) -> tuple[Tensor, NtmState]:
     """``(y [T,B,O], state)``: a neural Turing machine over a sequence.
 
     Args:
@@ -87,6 +88,8 @@ def ntm_sequence(
             the interface, see :func:`ntm_access`, ``weight [n,H]``, ``bias [n]``; of the output ``weight [O,H+R*W]`` and
             ``bias [O]``.
         state: before the first step.
-        clip_value: the hidden state and the output, before its logistic function, are clipped to +-clip_value.
+        options: words of :func:`ntm_access`; clip_value, output, initial, lengths, resets and reset_memory of
+            :func:`routing_ext.reference.memory_sequence.memory_sequence`.
     """
-    return memory_sequence(x, weights, state, clip_value, ntm_access)
+    words = options.pop("words", "tanh")
+    return memory_sequence(x, weights, state, lambda interface, s: ntm_access(interface, s, words=words), 12, **options)

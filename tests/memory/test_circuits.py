@@ -110,7 +110,7 @@ def test_keywords_come_before_args() -> None:
         ({"hidden_dim": 0}, ValueError, "DNCCircuit: hidden_dim must be at least 1, got 0"),
         ({"batch_size": 0}, ValueError, "DNCCircuit: batch_size must be at least 1, got 0"),
         ({"allocation": "topk"}, ValueError, 'DNCCircuit: allocation must be "sort" or "softmax", got \'topk\''),
-        ({"usage": "nature"}, ValueError, 'DNCCircuit: usage must be "reference" or "paper", got \'nature\''),
+        ({"usage": "nature"}, ValueError, 'DNCCircuit: usage must be "reference", "paper" or "package", got \'nature\''),
     ],
 )
 def test_wrong_arguments(options: dict[str, Any], error: type[Exception], message: str) -> None:

@@ -379,7 +379,7 @@ def test_access_by_the_paper(dnc_access: Operator) -> None:
 
 @door("dnc_access")
 def test_unknown_usage(dnc_access: Operator) -> None:
-    with pytest.raises(ValueError, match=r'dnc_access: usage must be "reference" or "paper", got \'nature\''):
+    with pytest.raises(ValueError, match=r'dnc_access: usage must be "reference", "paper" or "package", got \'nature\''):
         dnc_access(signed(2, dnc_interface_size(1, 1, 2)), dnc_state(2, 1, 1, 3, 2), usage="nature")
 
 

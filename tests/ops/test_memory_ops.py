@@ -163,7 +163,8 @@ OPERATORS = {
             "write_weights": ("BVN", weights),
             "read_weights": ("BRN", weights),
         },
-        {"": access("ntm_access", NtmState)},
+        {"": access("ntm_access", NtmState), "linear": access("ntm_access", NtmState, words="linear")},
+        options=([],),
         kept=1,
     ),
 }

@@ -367,14 +367,14 @@ def test_autocast_computes_in_float32(case: Case, low: torch.dtype) -> None:
 def test_opcheck(case: Case, given: bool) -> None:
     x, weights = case.x().detach(), [w.detach() for w in case.weights()]
     state = list(case.state().detach()) if given else []
-    torch.library.opcheck(raw.memory_sequence.default, (case.model, [], x, state, weights, case.N, 20.0, 2, False))
+    torch.library.opcheck(raw.memory_sequence.default, (case.model, [], x, state, weights, None, None, None, [case.N], 20.0, 2, False))
     but_not_values = ("test_schema", "test_autograd_registration", "test_faketensor")  # the tape has gaps
-    args = (case.model, [], x, state, weights, case.N, 20.0, 2, True)
+    args = (case.model, [], x, state, weights, None, None, None, [case.N], 20.0, 2, True)
     torch.library.opcheck(raw.memory_sequence.default, args, test_utils=but_not_values)
-    y, final, tape = raw.memory_sequence(case.model, [], x, state, weights, case.N, 20.0, 2, True)
+    y, final, tape = raw.memory_sequence(case.model, [], x, state, weights, None, None, None, [case.N], 20.0, 2, True)
     link = state[3] if given and case.is_dnc else None
     for mask, grad_state in (((True, True, given), list(final)), ((False, True, False), [None] * len(final))):
-        args = (case.model, [], y, grad_state, x, link, weights, tape, case.N, 20.0, 2, mask)
+        args = (case.model, [], y, grad_state, x, link, weights, None, None, None, tape, [case.N], 20.0, 2, (*mask, False))
         torch.library.opcheck(raw.memory_sequence_backward.default, args)
 
 
@@ -419,7 +419,7 @@ def replaced(tensors: Sequence[Tensor], i: int, t: Tensor) -> list[Tensor]:
         (lambda x, w, s: (x[0], w, s), r"x must have 3 dimension\(s\), got \[3, 2\]"),
         (lambda x, w, s: (x.half(), w, s), "x must be float32 or float64, got Half"),
         (lambda x, w, s: (x.float(), w, s), "weights must have the dtype of x, Float, at 0, got Double"),
-        (lambda x, w, s: (x, w[:-1], s), "weights must be 26 tensors for dnc, got 25"),
+        (lambda x, w, s: (x, w[:-1], s), "weights must be 26 tensors for dnc, or 24 without an output layer, got 25"),
         (lambda x, w, s: (x[..., :1], w, s), r"weights must have shape \[36, 16\] at 0, got \[36, 17\]"),
         (lambda x, w, s: (x, replaced(w, 5, w[4]), s), r"weights must have shape \[10\] at 5, got \[10, 9\]"),
         (lambda x, w, s: (x, replaced(w, 6, w[6][0]), s), r"weights must have 2 dimensions at 6, got \[9\]"),
@@ -436,14 +436,14 @@ def test_wrong_tensors(change: Callable[..., Any], message: str) -> None:
 
 def test_wrong_options() -> None:
     x, weights = DNC.x(), DNC.weights()
-    with pytest.raises(ValueError, match='dnc_sequence: usage must be "reference" or "paper", got \'other\''):
+    with pytest.raises(ValueError, match='dnc_sequence: usage must be "reference", "paper" or "package", got \'other\''):
         dnc_sequence(x, weights, num_locations=4, usage="other")
     with pytest.raises(ValueError, match="dnc_sequence: temperature must be positive, got 0"):
         dnc_sequence(x, weights, num_locations=4, allocation="softmax", temperature=0)
     with pytest.raises(TypeError, match=r"dnc_sequence: options are usage, allocation, .*; got use"):
         dnc_sequence(x, weights, num_locations=4, use="paper")
     with pytest.raises(RuntimeError, match=r"memory_sequence: options must be .* numbers, or none, got 1"):
-        raw.memory_sequence("dnc", [1.0], x, [], weights, 4, 20.0, 2, False)
+        raw.memory_sequence("dnc", [1.0], x, [], weights, None, None, None, [4], 20.0, 2, False)
     with pytest.raises(ValueError, match="dnc_sequence: num_locations is needed where there is no state"):
         dnc_sequence(x, weights)
     with pytest.raises(ValueError, match="ntm_sequence: num_locations must be that of the state, 11, got 4"):
@@ -459,10 +459,10 @@ def test_wrong_options() -> None:
 
 def test_wrong_tape() -> None:
     x, weights = DNC.x().detach(), [w.detach() for w in DNC.weights()]
-    y, final, tape = raw.memory_sequence("dnc", [], x, [], weights, DNC.N, 20.0, 2, True)
-    args = ("dnc", [], y, [None] * len(final), x, None, weights)
+    y, final, tape = raw.memory_sequence("dnc", [], x, [], weights, None, None, None, [DNC.N], 20.0, 2, True)
+    args = ("dnc", [], y, [None] * len(final), x, None, weights, None, None, None)
     for wrong in ([], [tape[0][1:], tape[1]], [tape[0], tape[1][1:]], [tape[0].float(), tape[1]]):
         with pytest.raises(RuntimeError, match="memory_sequence_backward: tape must be the one that the forward pass gave"):
-            raw.memory_sequence_backward(*args, wrong, DNC.N, 20.0, 2, (True, True, False))
+            raw.memory_sequence_backward(*args, wrong, [DNC.N], 20.0, 2, (True, True, False, False))
     with pytest.raises(RuntimeError, match="memory_sequence: model must be dnc or ntm, got lstm"):
-        raw.memory_sequence("lstm", [], x, [], weights, DNC.N, 20.0, 2, True)
+        raw.memory_sequence("lstm", [], x, [], weights, None, None, None, [DNC.N], 20.0, 2, True)

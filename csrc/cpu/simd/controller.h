@@ -62,9 +62,13 @@ inline void lstm_backward(int64_t hidden, C clip, const C* cell_before, const C*
   });
 }
 
-// y = sigmoid(clip(x)), and its slope in place of x.
+// y = sigmoid(clip(x)), or x itself, and its slope in place of x.
 template <class C>
-inline void output_forward(int64_t count, C clip, C* x, C* y) {
+inline void output_forward(int64_t count, bool linear, C clip, C* x, C* y) {
+  if (linear) {
+    copy(x, count, y);
+    return fill(x, count, C(1));
+  }
   for_each_vector<C>(count, [&](int64_t j, auto at) {
     const Vec<C> v = at.load(x + j), s = sigmoid<C>(clamped<C>(v, -clip, clip));
     at.store(y + j, s);

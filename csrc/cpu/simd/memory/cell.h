@@ -36,6 +36,7 @@ inline void for_each_panel(int64_t columns, int64_t part, int64_t parts, const F
 
 template <class C>
 void pack_forward(const CellShape& s, const CellWeights<const C>& w, C* packed, int64_t part, int64_t parts) {
+  if (s.hidden == 0) return;  // no weights
   const PackedLayout<C> at(s);
   const int64_t of_input = s.input + s.read_size();  // columns of w.input
   for_each_panel<C>(s.gates(), part, parts, [&](int64_t c, int64_t width) {
@@ -64,6 +65,7 @@ void pack_forward(const CellShape& s, const CellWeights<const C>& w, C* packed, 
 
 template <class C>
 void pack_backward(const CellShape& s, const CellWeights<const C>& w, C* packed, int64_t part, int64_t parts) {
+  if (s.hidden == 0) return;
   const PackedLayout<C> at(s);
   const auto pack = [&](int64_t depth, int64_t columns, C* panels, const auto& row) {
     const Span mine = share(depth, part, parts);
@@ -85,6 +87,35 @@ inline void fetch(const C* row, int64_t count) {
 
 // ---- one step --------------------------------------------------------------------------------------------------------------
 
+// The accessor's part of a step. interface [rows,IF].
+template <class C>
+inline void access_rows(const CellShape& s, const CellStep<C>& step, const C* interface) {
+  const CellLayout<C> at(s);
+  const int64_t interface_size = s.access.interface_size(), row = at.row_size;
+  for (int64_t b = 0; b < step.rows; ++b) {
+    const C* const previous = step.previous + b * row;
+    C* const next = step.next + b * row;
+    const int64_t link = b * at.access.link_size;
+    if (b + 1 < step.rows) fetch<true>(next + row + at.small, row - at.small);
+    access_kernels<C>(s.access.kind)
+        .forward(s.access,
+                 {interface + b * interface_size,
+                  {previous + at.small, previous + at.memory, step.previous_link ? step.previous_link + link : nullptr},
+                  {next + at.small, next + at.memory, step.next_link + link},
+                  next + at.record,
+                  next + at.features + s.hidden,
+                  step.scratch,
+                  step.team});
+  }
+}
+// The outputs where there is no output layer.
+template <class C>
+inline void copy_features(const CellShape& s, const CellStep<C>& step) {
+  const CellLayout<C> at(s);
+  for (int64_t b = 0; b < step.rows; ++b)
+    copy(step.next + b * at.row_size + at.features, s.features(), step.y + b * s.features());
+}
+
 template <class C>
 void cell_forward(const CellShape& s, const CellStep<C>& step) {
   const CellLayout<C> at(s);
@@ -92,6 +123,10 @@ void cell_forward(const CellShape& s, const CellStep<C>& step) {
   const int64_t interface_size = s.access.interface_size(), row = at.row_size;
   const C clip = static_cast<C>(s.clip);
   const Rows<C> features{step.next + at.features, row};
+  if (s.hidden == 0) {
+    access_rows(s, step, step.x);
+    return copy_features(s, step);
+  }
 
   skinny_product<C>(step.rows, {{step.x, s.input}, s.input}, {{step.previous + at.features, row}, s.features()},
                     step.packed + packed.gates, s.gates(), {step.packed + packed.gates_bias, 0}, {step.next + at.gates, row});
@@ -103,26 +138,13 @@ void cell_forward(const CellShape& s, const CellStep<C>& step) {
 
   skinny_product<C>(step.rows, {{features.data, row}, s.hidden}, step.packed + packed.interface, interface_size,
                     {step.packed + packed.interface_bias, 0}, {step.interface, interface_size});
-  for (int64_t b = 0; b < step.rows; ++b) {
-    const C* const previous = step.previous + b * row;
-    C* const next = step.next + b * row;
-    const int64_t link = b * at.access.link_size;
-    if (b + 1 < step.rows) fetch<true>(next + row + at.small, row - at.small);
-    access_kernels<C>(s.access.kind)
-        .forward(s.access,
-                 {step.interface + b * interface_size,
-                  {previous + at.small, previous + at.memory, step.previous_link ? step.previous_link + link : nullptr},
-                  {next + at.small, next + at.memory, step.next_link + link},
-                  next + at.record,
-                  next + at.features + s.hidden,
-                  step.scratch,
-                  step.team});
-  }
+  access_rows<C>(s, step, step.interface);
+  if (s.output == 0) return copy_features(s, step);
 
   skinny_product<C>(step.rows, {{features.data, row}, s.features()}, step.packed + packed.output, s.output,
                     {step.packed + packed.output_bias, 0}, {step.next + at.slope, row});
   for (int64_t b = 0; b < step.rows; ++b)
-    output_forward(s.output, clip, step.next + b * row + at.slope, step.y + b * s.output);
+    output_forward(s.output, s.access.options.linear_output, clip, step.next + b * row + at.slope, step.y + b * s.output);
 }
 
 template <class C>
@@ -137,7 +159,12 @@ void cell_backward(const CellShape& s, const CellStepBackward<C>& step) {
     skinny_product<C>(step.rows, x, step.packed + panels, columns, {of_features.data, state_row}, of_features);
   };
 
-  if (step.grad_y) {
+  if (step.grad_y && s.output == 0) {
+    for (int64_t b = 0; b < step.rows; ++b) {
+      C* const sum = of_features.data + b * state_row;
+      for (int64_t j = 0; j < s.features(); ++j) sum[j] += step.grad_y[b * s.features() + j];
+    }
+  } else if (step.grad_y) {
     for (int64_t b = 0; b < step.rows; ++b) {
       const C *const slope = step.next + b * row + at.slope, *const grad_y = step.grad_y + b * s.output;
       C* const out = step.grads + b * at.grad_size + at.grad_output;
@@ -164,6 +191,13 @@ void cell_backward(const CellShape& s, const CellStepBackward<C>& step) {
                    step.grads + b * at.grad_size + at.grad_interface,
                    step.scratch,
                    step.team});
+  }
+  if (s.hidden == 0) {  // nobody sees the read vectors of the step before
+    for (int64_t b = 0; b < step.rows; ++b) {
+      fill(of_features.data + b * state_row, s.features(), C(0));
+      if (step.grad_x) copy(step.grads + b * at.grad_size + at.grad_interface, s.input, step.grad_x + b * s.input);
+    }
+    return;
   }
   add_to_features(grads(at.grad_interface, s.access.interface_size()), packed.from_interface, s.hidden);
 
@@ -260,7 +294,7 @@ template <class C>
 void weight_gradients(const CellShape& s, const CellWeightGradients<C>& g, int64_t part, int64_t parts) {
   const CellLayout<C> at(s);
   const CellWeights<C>& w = g.weights;
-  const int64_t depth = g.steps * g.batch, reads = s.read_size();
+  const int64_t depth = g.depth, reads = s.read_size();
 
   const int64_t costs[] = {s.input + s.features(), s.hidden, s.features()};  // of an output
   const int64_t counts[] = {s.gates(), s.access.interface_size(), s.output};
@@ -280,14 +314,11 @@ void weight_gradients(const CellShape& s, const CellWeightGradients<C>& g, int64
   C* const panel = static_cast<C*>(thread_scratch(sizeof(C) * block * (kPanelRows + widths)));
   C* const of_x = panel + block * kPanelRows;
   C *const of_hidden = of_x + block * padded<C>(s.input), *const of_reads = of_hidden + block * padded<C>(s.hidden);
-  const auto hidden_of = [&](const C* states) { return Inputs<C>{{states + at.features, at.row_size}, s.hidden, of_hidden}; };
-  const auto reads_of = [&](const C* states) {
-    return Inputs<C>{{states + at.features + s.hidden, at.row_size}, reads, of_reads};
-  };
+  const auto hidden_of = [&](const C* features) { return Inputs<C>{{features, g.stride}, s.hidden, of_hidden}; };
+  const auto reads_of = [&](const C* features) { return Inputs<C>{{features + s.hidden, g.stride}, reads, of_reads}; };
   // The gates saw the features before the step, the other layers those after it.
-  const C *const seen = g.tape, *const made = g.tape + g.batch * at.row_size;
-  const Inputs<C> of_gates[] = {{{g.x, s.input}, s.input, of_x}, hidden_of(seen), reads_of(seen)};
-  const Inputs<C> of_output[] = {hidden_of(made), reads_of(made)};
+  const Inputs<C> of_gates[] = {{{g.x, s.input}, s.input, of_x}, hidden_of(g.seen), reads_of(g.seen)};
+  const Inputs<C> of_output[] = {hidden_of(g.made), reads_of(g.made)};
 
   int64_t k = 0;
   do {  // once where there are no samples, too: their sum is zero
@@ -330,14 +361,15 @@ void import_state(const CellShape& s, const CellState<const C>& given, Span samp
   const CellLayout<C> at(s);
   const AccessShape& a = s.access;
   const int64_t n = at.access.n, locations = a.locations;
-  const C initial = is_gradient ? C(0) : C(kInitialMemory);
+  const bool is_zero = is_gradient || a.options.zero_state;
+  const C initial = is_zero ? C(0) : C(kInitialMemory);
   for (int64_t b = samples.begin; b < samples.end; ++b, rows += stride) {
     const auto take = [&](const C* from, int64_t count, int64_t width, int64_t padded, C otherwise, C* to) {
       import_rows(from ? from + b * count * width : nullptr, count, width, padded, otherwise, to);
     };
     const auto take_weights = [&](const C* from, int64_t heads, C* to) {
       take(from, heads, locations, n, C(0), to);
-      if (from == nullptr && !is_gradient) {
+      if (from == nullptr && !is_zero) {
         for (int64_t h = 0; h < heads; ++h) to[h * n] = 1;
       }
     };
@@ -348,7 +380,7 @@ void import_state(const CellShape& s, const CellState<const C>& given, Span samp
     if (a.kind == MemoryKind::dnc) {
       take(given.usage, 1, locations, n, C(0), small + at.access.usage);
       if (!is_gradient) fill(small + at.access.usage + locations, n - locations, C(1));
-      take(given.precedence, a.writes, locations, n, C(0), small + at.access.precedence);
+      if (a.linked()) take(given.precedence, a.writes, locations, n, C(0), small + at.access.precedence);
     }
     take_weights(given.write_weights, a.writes, small + at.access.write_weights);
     take_weights(given.read_weights, a.reads, small + at.access.read_weights);
@@ -381,7 +413,7 @@ void export_state(const CellShape& s, const C* rows, int64_t stride, const CellS
     give(rows + at.features + s.hidden, 1, s.read_size(), s.read_size(), wanted.read_vectors);
     give(rows + at.cell, 1, s.hidden, s.hidden, wanted.cell);
     give(small + at.access.usage, 1, locations, n, wanted.usage);
-    give(small + at.access.precedence, a.writes, locations, n, wanted.precedence);
+    give(small + at.access.precedence, a.linked() ? a.writes : 0, locations, n, wanted.precedence);
     give(small + at.access.write_weights, a.writes, locations, n, wanted.write_weights);
     give(small + at.access.read_weights, a.reads, locations, n, wanted.read_weights);
     if (wanted.memory) export_memory(rows + at.memory, locations, a.word, n, wanted.memory + b * locations * a.word);

@@ -1,6 +1,6 @@
 // Addressing by content: softmax over locations of strength * cosine(key, memory row).
 //
-//   cosine = dot / (sqrt(A B) + eps),  A = |key|^2 + eps,  B = |memory row|^2 + eps
+//   cosine = dot / (sqrt(A B) + eps),  A = |key|^2 + inner,  B = |memory row|^2 + inner;  inner is eps, or 0 for the plain one
 #pragma once
 #include "functions.h"
 
@@ -46,11 +46,12 @@ inline void softmax(int64_t locations, int64_t n, C* row) {
 
 // Of one head. cosine [n]: on entry the dot products. norms [n]: |memory row|^2.
 template <class C>
-inline void content_weights(C strength, C key_norm, const C* norms, int64_t locations, int64_t n, C* cosine, C* weights) {
+inline void content_weights(C strength, C key_norm, const C* norms, int64_t locations, int64_t n, C* cosine, C* weights,
+                            C inner = C(kEpsilon)) {
   constexpr C eps = C(kEpsilon);
-  const C a = key_norm + eps;
+  const C a = key_norm + inner;
   for (int64_t i = 0; i < n; i += kLanes<C>) {
-    const Vec<C> similarity = load(cosine + i) / (square_root<C>(a * (load(norms + i) + eps)) + eps);
+    const Vec<C> similarity = load(cosine + i) / (square_root<C>(a * (load(norms + i) + inner)) + eps);
     store(cosine + i, similarity);
     store(weights + i, strength * similarity);
   }
@@ -65,18 +66,18 @@ struct ContentGradient {
 // Of one head. grad [n]: of the weights; becomes that of the dot products. grad_norms [n] += that of |memory row|^2.
 template <class C>
 inline ContentGradient<C> content_weights_backward(C strength, C key_norm, const C* norms, int64_t n, const C* cosine,
-                                                   const C* weights, C* grad, C* grad_norms) {
-  constexpr C eps = C(kEpsilon);
-  const C a = key_norm + eps;
+                                                   const C* weights, C* grad, C* grad_norms, C inner = C(kEpsilon)) {
+  constexpr C eps = C(kEpsilon), least = sizeof(C) == 4 ? C(1e-37) : C(1e-300);
+  const C a = key_norm + inner;
   Vec<C> along = {};
   for (int64_t i = 0; i < n; i += kLanes<C>) along += load(grad + i) * load(weights + i);
   const C mean = sum<C>(along);
   Vec<C> both[2] = {};
   for (int64_t i = 0; i < n; i += kLanes<C>) {
     const Vec<C> score = load(weights + i) * (load(grad + i) - mean), similarity = load(cosine + i);
-    const Vec<C> b = load(norms + i) + eps, root = square_root<C>(a * b);
+    const Vec<C> b = load(norms + i) + inner, root = square_root<C>(a * b);
     const Vec<C> dot = strength * score / (root + eps);
-    const Vec<C> product = dot * similarity * (C(-0.5) / root);  // of A B
+    const Vec<C> product = dot * similarity * (C(-0.5) / (root + least));  // of A B; none where one is zero
     both[0] += score * similarity;
     both[1] += product * b;
     store(grad + i, dot);

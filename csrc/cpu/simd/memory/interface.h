@@ -19,22 +19,29 @@ class Activations {
   void sigmoids(int64_t count, C* out) {
     apply(count, out, [](Vec<C> x) { return sigmoid<C>(x); });
   }
-  void softpluses(int64_t count, C* out) {
-    apply(count, out, [](Vec<C> x) { return softplus<C>(x); });
+  void softpluses(int64_t count, C* out, C more = 0) {
+    apply(count, out, [more](Vec<C> x) { return softplus<C>(x) + more; });
+  }
+  // Between `least` and 1.
+  void mask_rows(int64_t rows, int64_t width, int64_t stride, C least, C* out) {
+    for (int64_t r = 0; r < rows; ++r)
+      apply(width, out + r * stride, [least](Vec<C> x) { return least + (C(1) - least) * sigmoid<C>(x); });
   }
   // Rows of `width`, `stride` apart in out.
   void sigmoid_rows(int64_t rows, int64_t width, int64_t stride, C* out) {
     for (int64_t r = 0; r < rows; ++r) sigmoids(width, out + r * stride);
   }
-  void tangent_rows(int64_t rows, int64_t width, int64_t stride, C* out) {
-    for (int64_t r = 0; r < rows; ++r) apply(width, out + r * stride, [](Vec<C> x) { return tangent<C>(x); });
+  // Words between -1 and 1, or as they are.
+  void word_rows(int64_t rows, int64_t width, int64_t stride, bool linear, C* out) {
+    for (int64_t r = 0; r < rows; ++r)
+      apply(width, out + r * stride, [linear](Vec<C> x) { return linear ? x : tangent<C>(x); });
   }
   // And norms [rows] = the squared norms.
-  void keys(int64_t rows, int64_t width, int64_t stride, C* out, C* norms) {
+  void keys(int64_t rows, int64_t width, int64_t stride, bool linear, C* out, C* norms) {
     for (int64_t r = 0; r < rows; ++r) {
       Vec<C> squares = {};
       apply(width, out + r * stride, [&](Vec<C> x) {
-        const Vec<C> y = tangent<C>(x);  // of the absent lanes, zero
+        const Vec<C> y = linear ? x : tangent<C>(x);  // of the absent lanes, zero
         squares += y * y;
         return y;
       });
@@ -80,23 +87,30 @@ class ActivationGradients {
   void sigmoids(int64_t count, const C* y, const C* grad) {
     apply(count, y, grad, [](Vec<C> x) { return x * (C(1) - x); });
   }
-  void softpluses(int64_t count, const C* y, const C* grad) {
-    apply(count, y, grad, [](Vec<C> x) { return softplus_slope<C>(x); });
+  void softpluses(int64_t count, const C* y, const C* grad, C more = 0) {
+    apply(count, y, grad, [more](Vec<C> x) { return softplus_slope<C>(x - more); });
+  }
+  void mask_rows(int64_t rows, int64_t width, int64_t stride, C least, const C* y, const C* grad) {
+    for (int64_t r = 0; r < rows; ++r)
+      apply(width, y + r * stride, grad + r * stride, [least](Vec<C> x) { return (x - least) * (C(1) - x) / (C(1) - least); });
   }
   void sigmoid_rows(int64_t rows, int64_t width, int64_t stride, const C* y, const C* grad) {
     for (int64_t r = 0; r < rows; ++r) sigmoids(width, y + r * stride, grad + r * stride);
   }
-  void tangent_rows(int64_t rows, int64_t width, int64_t stride, const C* y, const C* grad) {
-    for (int64_t r = 0; r < rows; ++r) apply(width, y + r * stride, grad + r * stride, [](Vec<C> x) { return C(1) - x * x; });
+  void word_rows(int64_t rows, int64_t width, int64_t stride, bool linear, const C* y, const C* grad) {
+    const C slope = linear ? C(0) : C(1);
+    for (int64_t r = 0; r < rows; ++r)
+      apply(width, y + r * stride, grad + r * stride, [slope](Vec<C> x) { return C(1) - slope * x * x; });
   }
   // grad_norms [rows]: of the squared norms.
-  void keys(int64_t rows, int64_t width, int64_t stride, const C* y, const C* grad, const C* grad_norms) {
+  void keys(int64_t rows, int64_t width, int64_t stride, bool linear, const C* y, const C* grad, const C* grad_norms) {
+    const C slope = linear ? C(0) : C(1);
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t i = 0; i < width; i += kLanes<C>) {
         const int64_t left = width - i;
         const Vec<C> x = load_partial(y + r * stride + i, left);
         const Vec<C> whole = load_partial(grad + r * stride + i, left) + C(2) * grad_norms[r] * x;
-        store_partial(next_ + i, whole * (C(1) - x * x), left);
+        store_partial(next_ + i, whole * (C(1) - slope * x * x), left);
       }
       next_ += width;
     }

@@ -117,7 +117,7 @@ struct NtmHeads {
   C *keys, *cosine, *content, *shifted, *log;
 
   void activate(const AccessShape& s, int64_t words, Activations<C>& interface) const {
-    interface.keys(count, s.word, words, keys, x.norms);
+    interface.keys(count, s.word, words, s.options.linear_words, keys, x.norms);
     interface.softpluses(count, x.strengths);
     interface.sigmoids(count, x.gates);
     interface.softmaxes(count, s.shifts, x.shifts);
@@ -151,7 +151,7 @@ struct NtmHeads {
   }
   void activate_backward(const AccessShape& s, int64_t words, const C* of_keys, const NtmScalars<C>& of,
                          ActivationGradients<C>& interface) const {
-    interface.keys(count, s.word, words, keys, of_keys, of.norms);
+    interface.keys(count, s.word, words, s.options.linear_words, keys, of_keys, of.norms);
     interface.softpluses(count, x.strengths, of.strengths);
     interface.sigmoids(count, x.gates, of.gates);
     interface.softmaxes(count, s.shifts, x.shifts, of.shifts);
@@ -194,7 +194,7 @@ void ntm_forward(const AccessShape& s, const AccessStep<C>& step) {
   Activations<C> interface(step.interface);
   kept.writes.activate(s, at.words, interface);
   interface.sigmoid_rows(s.writes, s.word, at.words, record + at.erase);
-  interface.tangent_rows(s.writes, s.word, at.words, record + at.add);
+  interface.word_rows(s.writes, s.word, at.words, s.options.linear_words, record + at.add);
   kept.reads.activate(s, at.words, interface);
 
   kept.writes.address(s, at, step.previous.memory, before + at.norms, before + at.write_weights, after + at.write_weights,
@@ -249,7 +249,7 @@ void ntm_backward(const AccessShape& s, const AccessStepBackward<C>& step) {
   ActivationGradients<C> interface(step.grad_interface);
   kept.writes.activate_backward(s, at.words, of_write_keys, of_write, interface);
   interface.sigmoid_rows(s.writes, s.word, at.words, record + at.erase, of_erase);
-  interface.tangent_rows(s.writes, s.word, at.words, record + at.add, of_add);
+  interface.word_rows(s.writes, s.word, at.words, s.options.linear_words, record + at.add, of_add);
   kept.reads.activate_backward(s, at.words, of_read_keys, of_read, interface);
 }
 

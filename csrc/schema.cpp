@@ -12,6 +12,10 @@ TORCH_LIBRARY(routing_ext, m) {
   // whose action is out of range (it counts as inactive; the CPU raises at once).
   m.def("dispatch_plan(Tensor actions, SymInt num_modules, Tensor? mask) -> (Tensor order, Tensor layout)");
 
+  // actions [B] and the layout made of them -> [B]: how many modules before its own have samples, for each sample; 0 where the
+  // action is out of range. On the CPU.
+  m.def("rank_of_module(Tensor actions, Tensor layout) -> Tensor");
+
   // x [B, ...], order [n] without repeats -> y [n, ...], y[i] = x[order[i]].
   m.def("gather_rows(Tensor x, Tensor order) -> Tensor");
   // y [n, ...], order [n] without repeats -> x [num_rows, ...], x[order[i]] = y[i], zero elsewhere.
@@ -60,7 +64,7 @@ TORCH_LIBRARY(routing_ext, m) {
   // rows [.,K,C] or [.,K] each; row_of int64 [.], the row of each decision, empty: in order; actions int64 [.] -> C tensors
   // [N]: each channel of the decisions' rows at their actions.
   m.def("taken(Tensor[] rows, Tensor[] row_of, Tensor[] actions) -> Tensor[]");
-  // The losses [N] of the weighted policy learner: of decisions like those of `taken`, the first two channels as
+  // The losses [N] of the weighted policy learner: of decisions like those of `taken`, whose first two channels are as
   // preference_states gives them, and their returns [.].
   m.def("wpl_losses(Tensor[] rows, Tensor[] row_of, Tensor[] actions, Tensor[] returns) -> Tensor");
 

@@ -51,8 +51,8 @@ TORCH_LIBRARY(routing_ext, m) {
   m.def(
       "collaboration_rewards(Tensor history, Tensor actions, int num_actions, float ratio) -> (Tensor frequencies, "
       "Tensor rewards)");
-  // rewards [B] of each of S steps that all samples made, final_reward [B] -> rewards [B] of each, divided by S, if `normalise`
-  // multiplied by the size of the final one, which is added to the last; returns [B] of each.
+  // rewards [B] of each of S steps that all samples made, final_reward [B] -> of each step rewards [B], divided by S, if
+  // `normalise` multiplied by the size of the final one, which is added to the last; and returns [B].
   m.def(
       "discounted_returns(Tensor[] rewards, Tensor final_reward, bool normalise, float discounting) -> (Tensor[] rewards, "
       "Tensor[] returns)");

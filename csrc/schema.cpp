@@ -46,6 +46,9 @@ TORCH_LIBRARY(routing_ext, m) {
   // in this order, the first largest of probs / q, q drawn as Tensor.exponential_ does from the default generator.
   m.def("sample_categorical(Tensor probs, Tensor? row_of, Tensor? order, int[] sizes, int batch) -> Tensor",
         {at::Tag::nondeterministic_seeded});
+  // Likewise with one random number a sample, by the inverse of the cumulated probabilities. count: how many decide.
+  m.def("sample_by_inversion(Tensor probs, Tensor? row_of, Tensor? order, int count, int batch) -> Tensor",
+        {at::Tag::nondeterministic_seeded});
   // history int64 [.], actions int64 [n] in [0, num_actions) -> ratio times the frequency of each action in the history,
   // float32 [num_actions]; ratio times that of each of `actions` [n].
   m.def(

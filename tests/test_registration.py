@@ -65,7 +65,8 @@ CALLS = {
     "ntm_access_backward": lambda x: (*[None] * 4, ones(20), *ntm_state(x), raw.ntm_access(ones(20), *ntm_state(x))[-1]),
 }
 # Of or to integers: without a gradient.
-INTEGER = {"dispatch_plan", "rank_of_module", "sample_categorical", "collaboration_rewards", "latest_actions"}
+INTEGER = {"dispatch_plan", "rank_of_module", "collaboration_rewards", "latest_actions"}
+INTEGER |= {"sample_by_inversion", "sample_categorical"}
 DOORS = {"grouped_linear_node", "preference_states", "taken", "wpl_losses"}  # with a gradient, above the devices' kernels
 LAYOUTS = {"memory_row_size", "memory_step_layout"}  # numbers, on any device
 # A sequence as a whole, and what single steps do to their tape: tests/ops/test_memory_sequence.py and tests/memory hold these.

@@ -191,6 +191,7 @@ class Build:
             f"-L{Path(self.torch.__file__).parent / 'lib'}",
             "-ltorch",
             "-ltorch_cpu",
+            "-ltorch_python",
             "-lc10",
         ]
         if not self.cuda:

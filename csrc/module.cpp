@@ -1,5 +1,5 @@
-// The Python module routing_ext._C: what this build is, and what is read of Python's objects. The operators are not here: they
-// register with torch when the library is loaded.
+// The Python module routing_ext._C: what this build is, and what layers do with Python's modules. The operators are not here:
+// they register with torch when the library is loaded.
 #include <pybind11/pybind11.h>
 
 #include "cpu/isa.h"
@@ -32,14 +32,9 @@ pybind11::dict build_info() {
   return info;
 }
 
-PyMethodDef kFunctions[] = {
-    {"parameters_of", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(&routing_ext::python::parameters_of)),
-     METH_FASTCALL, routing_ext::python::kParametersOf},
-    {nullptr, nullptr, 0, nullptr}};
-
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
   m.def("build_info", &build_info);
-  if (PyModule_AddFunctions(m.ptr(), kFunctions) != 0) throw pybind11::error_already_set();
+  if (PyModule_AddFunctions(m.ptr(), routing_ext::python::kModuleFunctions) != 0) throw pybind11::error_already_set();
 }

@@ -12,6 +12,10 @@ TORCH_LIBRARY(routing_ext, m) {
   // whose action is out of range (it counts as inactive; the CPU raises at once).
   m.def("dispatch_plan(Tensor actions, SymInt num_modules, Tensor? mask) -> (Tensor order, Tensor layout)");
 
+  // actions [B] and the layout made of them -> [B]: how many modules before its own have samples, for each sample; 0 where the
+  // action is out of range. On the CPU.
+  m.def("rank_of_module(Tensor actions, Tensor layout) -> Tensor");
+
   // x [B, ...], order [n] without repeats -> y [n, ...], y[i] = x[order[i]].
   m.def("gather_rows(Tensor x, Tensor order) -> Tensor");
   // y [n, ...], order [n] without repeats -> x [num_rows, ...], x[order[i]] = y[i], zero elsewhere.
@@ -42,13 +46,16 @@ TORCH_LIBRARY(routing_ext, m) {
   // in this order, the first largest of probs / q, q drawn as Tensor.exponential_ does from the default generator.
   m.def("sample_categorical(Tensor probs, Tensor? row_of, Tensor? order, int[] sizes, int batch) -> Tensor",
         {at::Tag::nondeterministic_seeded});
+  // Likewise with one random number a sample, by the inverse of the cumulated probabilities. count: how many decide.
+  m.def("sample_by_inversion(Tensor probs, Tensor? row_of, Tensor? order, int count, int batch) -> Tensor",
+        {at::Tag::nondeterministic_seeded});
   // history int64 [.], actions int64 [n] in [0, num_actions) -> ratio times the frequency of each action in the history,
   // float32 [num_actions]; ratio times that of each of `actions` [n].
   m.def(
       "collaboration_rewards(Tensor history, Tensor actions, int num_actions, float ratio) -> (Tensor frequencies, "
       "Tensor rewards)");
-  // rewards [B] of each of S steps that all samples made, final_reward [B] -> rewards [B] of each, divided by S, if `normalise`
-  // multiplied by the size of the final one, which is added to the last; returns [B] of each.
+  // rewards [B] of each of S steps that all samples made, final_reward [B] -> of each step rewards [B], divided by S, if
+  // `normalise` multiplied by the size of the final one, which is added to the last; and returns [B].
   m.def(
       "discounted_returns(Tensor[] rewards, Tensor final_reward, bool normalise, float discounting) -> (Tensor[] rewards, "
       "Tensor[] returns)");
@@ -60,7 +67,7 @@ TORCH_LIBRARY(routing_ext, m) {
   // rows [.,K,C] or [.,K] each; row_of int64 [.], the row of each decision, empty: in order; actions int64 [.] -> C tensors
   // [N]: each channel of the decisions' rows at their actions.
   m.def("taken(Tensor[] rows, Tensor[] row_of, Tensor[] actions) -> Tensor[]");
-  // The losses [N] of the weighted policy learner: of decisions like those of `taken`, the first two channels as
+  // The losses [N] of the weighted policy learner: of decisions like those of `taken`, whose first two channels are as
   // preference_states gives them, and their returns [.].
   m.def("wpl_losses(Tensor[] rows, Tensor[] row_of, Tensor[] actions, Tensor[] returns) -> Tensor");
 

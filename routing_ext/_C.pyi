@@ -13,5 +13,8 @@ class _BuildInfo(TypedDict):
 
 def build_info() -> _BuildInfo: ...
 def parameters_of(
-    modules: list[nn.Module], cls: type, names: tuple[str, ...], types: tuple[type, ...], /
+    modules: list[nn.Module], cls: type, names: tuple[str, ...], /
 ) -> tuple[list[Tensor] | None, ...] | None: ...
+def select_linear(
+    x: Tensor, actions: Tensor, mask: Tensor | None, modules: list[nn.Module], cls: type, relu: bool, /
+) -> Tensor | None: ...

@@ -64,7 +64,9 @@ CALLS = {
     "ntm_access": lambda x: (ones(20), *ntm_state(x), []),
     "ntm_access_backward": lambda x: (*[None] * 4, ones(20), *ntm_state(x), raw.ntm_access(ones(20), *ntm_state(x), [])[-1], []),
 }
-INTEGER = {"dispatch_plan", "sample_categorical", "collaboration_rewards"}  # of or to integers: without a gradient
+# Of or to integers: without a gradient.
+INTEGER = {"dispatch_plan", "rank_of_module", "collaboration_rewards", "latest_actions"}
+INTEGER |= {"sample_by_inversion", "sample_categorical"}
 # With a gradient, above the devices' kernels.
 DOORS = {"grouped_linear_node", "memory_sequence_node", "preference_states", "taken", "wpl_losses"}
 LAYOUTS = {"memory_row_size", "memory_step_layout"}  # numbers, on any device
@@ -96,7 +98,9 @@ def test_raw_operator_refuses_to_lose_a_gradient(op: str) -> None:
     with torch.no_grad():
         call(*CALLS[op](x))
     result = call(*CALLS[op](x))
-    y = result if isinstance(result, torch.Tensor) else result[0]
+    y = result
+    while not isinstance(y, torch.Tensor):
+        y = y[0]
     assert y.requires_grad
     with pytest.raises(RuntimeError, match=f"derivative for routing_ext::{op} is not implemented"):
         y.sum().backward()

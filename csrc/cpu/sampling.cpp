@@ -1,8 +1,9 @@
-// Categorical samples with torch's recipe and its stream of random numbers.
+// Categorical samples: with torch's recipe and its stream of random numbers, and with one number a sample.
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/exponential.h>
+#include <ATen/ops/uniform.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
@@ -135,78 +136,124 @@ int64_t choose(const T* probs, const double* complements, double* rates, int64_t
   return best_action(probs, complements, selections, [&](int64_t k) { return !(scores[k] < least); });
 }
 
+// The samples that decide and their rows of probabilities, checked, and the actions to be filled in.
+struct Samples {
+  Tensor probs, row_of, order;  // [n,K], [B] or undefined, [count] or undefined
+  Tensor actions;               // [B], 0 where no decision is made
+  int64_t count, batch, selections;
+
+  Samples(const char* op, const Tensor& probs_, const std::optional<Tensor>& row_of_, const std::optional<Tensor>& order_,
+          int64_t count_, int64_t batch_)
+      : count(count_), batch(batch_) {
+    CHECK_ARG(op, "probs", probs_.dim() == 2, "must have 2 dimensions, got ", probs_.sizes());
+    probs = probs_.contiguous();
+    selections = probs.size(1);
+    CHECK_ARG(op, "probs", selections > 0, "must have at least one action, got ", probs.sizes());
+    const auto indices = [&](const char* argument, const std::optional<Tensor>& t, int64_t least, int64_t end) {
+      if (!t.has_value()) return Tensor();
+      CHECK_INDEX(op, *t, probs);
+      CHECK_ARG(op, argument, t->size(0) >= least, "must have at least ", least, " elements, got ", t->size(0));
+      const Tensor given = t->contiguous();
+      const int64_t* const index = given.const_data_ptr<int64_t>();
+      for (int64_t i = 0; i < least; ++i) {
+        CHECK_ARG(op, argument, index[i] >= 0 && index[i] < end, "must be in [0, ", end, "), got ", index[i]);
+      }
+      return given;
+    };
+    order = indices("order", order_, count, batch);
+    row_of = indices("row_of", row_of_, batch, probs.size(0));
+    CHECK_ARG(op, "row_of", row_of.defined() || probs.size(0) >= batch,
+              "must be given where probs has not one row for each of ", batch, " samples, got none for ", probs.sizes());
+    const at::TensorOptions options = probs.options().dtype(at::kLong);
+    actions = count == batch ? at::empty({batch}, options) : at::zeros({batch}, options);
+  }
+
+  // f(i, the row of the i-th that decides, its action).
+  template <class F>
+  void for_each(const F& f) const {
+    const int64_t* const sample_at = order.defined() ? order.const_data_ptr<int64_t>() : nullptr;
+    const int64_t* const row_at = row_of.defined() ? row_of.const_data_ptr<int64_t>() : nullptr;
+    int64_t* const action = actions.mutable_data_ptr<int64_t>();
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t sample = sample_at == nullptr ? i : sample_at[i];
+      f(i, row_at == nullptr ? sample : row_at[sample], action[sample]);
+    }
+  }
+};
+
+Tensor sample_by_inversion_cpu(const Tensor& probs, const std::optional<Tensor>& row_of, const std::optional<Tensor>& order,
+                               int64_t count, int64_t batch) {
+  const Samples samples("sample_by_inversion", probs, row_of, order, count, batch);
+  const int64_t selections = samples.selections;
+  const Tensor noise = at::empty({count}, probs.options()).uniform_();
+  AT_DISPATCH_FLOATING_TYPES(probs.scalar_type(), "sample_by_inversion", [&] {
+    const scalar_t* const prob = samples.probs.const_data_ptr<scalar_t>();
+    const scalar_t* const uniform = noise.const_data_ptr<scalar_t>();
+    std::vector<double> sums(samples.probs.numel());
+    for (int64_t row = 0; row < samples.probs.size(0); ++row) {
+      double sum = 0;
+      for (int64_t i = row * selections; i < (row + 1) * selections; ++i) sums[i] = sum += prob[i];
+    }
+    samples.for_each([&](int64_t i, int64_t row, int64_t& action) {
+      const double *const begin = sums.data() + row * selections, *const last = begin + selections - 1;
+      // Above zero, so that an action of probability 0 never comes first.
+      action = std::lower_bound(begin, last, (1.0 - uniform[i]) * *last) - begin;
+    });
+  });
+  return samples.actions;
+}
+
 Tensor sample_categorical_cpu(const Tensor& probs, const std::optional<Tensor>& row_of, const std::optional<Tensor>& order,
                               at::IntArrayRef sizes, int64_t batch) {
   constexpr const char* kOp = "sample_categorical";
-  CHECK_DIM(kOp, probs, 2);
   int64_t count = 0;
   for (const int64_t size : sizes) count += size;
-  const auto indices = [&](const char* argument, const std::optional<Tensor>& t, int64_t least) {
-    if (!t.has_value()) return Tensor();
-    CHECK_INDEX(kOp, *t, probs);
-    CHECK_ARG(kOp, argument, t->size(0) >= least, "must have at least ", least, " elements, got ", t->size(0));
-    return t->contiguous();
-  };
-  const Tensor samples = indices("order", order, count), rows = indices("row_of", row_of, batch), p = probs.contiguous();
   CHECK_ARG(kOp, "sizes", order.has_value() || count == batch, "must add up to the batch of ", batch, ", got ", sizes);
-  const int64_t selections = p.size(1), num_rows = p.size(0);
-  CHECK_ARG(kOp, "probs", selections > 0, "must have at least one action, got ", p.sizes());
-  const int64_t* const sample_at = order.has_value() ? samples.const_data_ptr<int64_t>() : nullptr;
-  const int64_t* const row_at = row_of.has_value() ? rows.const_data_ptr<int64_t>() : nullptr;
-  const Tensor actions =
-      count == batch ? at::empty({batch}, p.options().dtype(at::kLong)) : at::zeros({batch}, p.options().dtype(at::kLong));
-  int64_t* const action = actions.mutable_data_ptr<int64_t>();
+  const Samples samples(kOp, probs, row_of, order, count, batch);
+  const int64_t selections = samples.selections;
   const at::Generator generator = at::detail::getDefaultCPUGenerator();
-
-  // f(probs of the i-th sample [K], its place in the batch), in the order of the draws.
-  const auto for_each_sample = [&](const auto* of_rows, const auto& f) {
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t sample = sample_at == nullptr ? i : sample_at[i];
-      CHECK_ARG(kOp, "order", sample >= 0 && sample < batch, "must be in [0, ", batch, "), got ", sample);
-      const int64_t row = row_at == nullptr ? sample : row_at[sample];
-      CHECK_ARG(kOp, "row_of", row >= 0 && row < num_rows, "must be in [0, ", num_rows, "), got ", row);
-      f(i, of_rows + row * selections, action[sample]);
-    }
-  };
-  AT_DISPATCH_FLOATING_TYPES(p.scalar_type(), kOp, [&] {
-    const scalar_t* const of_rows = p.const_data_ptr<scalar_t>();
+  AT_DISPATCH_FLOATING_TYPES(probs.scalar_type(), kOp, [&] {
+    const scalar_t* const prob = samples.probs.const_data_ptr<scalar_t>();
     if (torch_draws_this_stream()) {
       Stream stream(generator);
       const int64_t samples_a_block = std::max<int64_t>(1, std::min(count, kNumbersABlock / selections));
       const int64_t block = samples_a_block * selections;
       std::vector<double> complements(block), rates(block);
-      for_each_sample(of_rows, [&](int64_t i, const scalar_t* its, int64_t& chosen) {
+      samples.for_each([&](int64_t i, int64_t row, int64_t& action) {
         const int64_t at = i % samples_a_block * selections;
         if (at == 0) {
           const int64_t drawn = std::min(block, (count - i) * selections);
           stream.fill(complements.data(), drawn);
           sampling_kernels().rough_rates(complements.data(), rates.data(), drawn);
         }
-        chosen = choose(its, complements.data() + at, rates.data() + at, selections);
+        action = choose(prob + row * selections, complements.data() + at, rates.data() + at, selections);
       });
       return;
     }
-    const Tensor noise = at::empty({count, selections}, p.options());
+    const Tensor noise = at::empty({count, selections}, probs.options());
     int64_t first = 0;
     for (const int64_t size : sizes) {
       noise.narrow(0, first, size).exponential_();
       first += size;
     }
-    const Tensor scores = at::empty({selections}, p.options());
+    const Tensor scores = at::empty({selections}, probs.options());
     const scalar_t* const q = noise.const_data_ptr<scalar_t>();
     scalar_t* const score = scores.mutable_data_ptr<scalar_t>();
-    for_each_sample(of_rows, [&](int64_t i, const scalar_t* its, int64_t& chosen) {
-      for (int64_t k = 0; k < selections; ++k) score[k] = its[k] / q[i * selections + k];
-      chosen =
+    samples.for_each([&](int64_t i, int64_t row, int64_t& action) {
+      for (int64_t k = 0; k < selections; ++k) score[k] = prob[row * selections + k] / q[i * selections + k];
+      action =
           std::max_element(score, score + selections, [](scalar_t a, scalar_t b) { return a < b || (b != b && a == a); }) -
           score;
     });
   });
-  return actions;
+  return samples.actions;
 }
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(routing_ext, CPU, m) { m.impl("sample_categorical", sample_categorical_cpu); }
+TORCH_LIBRARY_IMPL(routing_ext, CPU, m) {
+  m.impl("sample_by_inversion", sample_by_inversion_cpu);
+  m.impl("sample_categorical", sample_categorical_cpu);
+}
 
 }  // namespace routing_ext::cpu

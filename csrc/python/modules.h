@@ -1,11 +1,9 @@
-// What is read of torch.nn.Module objects at every call of a layer: too often for Python.
+// What layers do with their modules at every call, and what would take too long in Python.
 #pragma once
 #include <Python.h>
 
 namespace routing_ext::python {
 
-// For METH_FASTCALL, see modules.cpp.
-PyObject* parameters_of(PyObject* self, PyObject* const* args, Py_ssize_t count);
-extern const char* const kParametersOf;  // its docstring
+extern PyMethodDef kModuleFunctions[];  // ends with an empty one
 
 }  // namespace routing_ext::python

@@ -11,6 +11,7 @@ from torch import Tensor
 from ._devices import check_devices
 
 _plan_op = torch.ops.routing_ext.dispatch_plan.default
+_rank_op = torch.ops.routing_ext.rank_of_module.default
 
 
 class DispatchPlan:
@@ -110,6 +111,18 @@ class DispatchPlan:
         if self.layout.is_cuda or not self.known_on_host:
             return range(self.num_modules)
         return self.selected() or range(min(self.num_modules, 1))
+
+
+def rank_of_module(actions: Tensor, plan: DispatchPlan) -> Tensor:
+    """int64 ``[B]``: which of the modules that have samples is a sample's own; undefined for inactive samples.
+
+    Args:
+        actions: int64 ``[B]``, of which the plan was made.
+    """
+    if actions.is_cpu:
+        return _rank_op(actions, plan.layout)  # type: ignore[no-any-return]
+    ranks = (plan.offsets.diff() > 0).cumsum(0) - 1
+    return ranks[actions.clamp(0, plan.num_modules - 1)]
 
 
 def dispatch_plan(actions: Tensor, num_modules: int, mask: Tensor | None = None) -> DispatchPlan:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 _sample = torch.ops.routing_ext.sample_categorical.default
+_invert = torch.ops.routing_ext.sample_by_inversion.default
 _states = torch.ops.routing_ext.preference_states.default
 _taken = torch.ops.routing_ext.taken.default
 _wpl_losses = torch.ops.routing_ext.wpl_losses.default
@@ -48,6 +49,13 @@ def sample_categorical(
         RuntimeError: wrong shape or dtype, or an index out of range.
     """
     return _sample(probs, row_of, order, sizes, batch_size)  # type: ignore[no-any-return]
+
+
+def sample_by_inversion(
+    probs: Tensor, row_of: Tensor | None, order: Tensor | None, sizes: Sequence[int], batch_size: int
+) -> Tensor:
+    """:func:`sample_categorical` with one random number a sample: from the same distribution, but another stream."""
+    return _invert(probs, row_of, order, sum(sizes), batch_size)  # type: ignore[no-any-return]
 
 
 def preference_states(preferences: Sequence[Tensor], values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

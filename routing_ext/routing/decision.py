@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .._C import parameters_of
 from ..ops import dispatch_plan, gather_rows, scatter_rows
+from ..ops.dispatch_plan import rank_of_module
 from ..ops.policy_gradients import handles, taken
 from .apply_modules import apply_modules
 from .policies import ApproxPolicyStorage, TabularPolicyStorage
@@ -178,10 +179,14 @@ class AgentsPlan:
             self.plan.tell_host([0, prior_actions.size(0)])
         offsets = self.plan.host_offsets()
         self.num_deciding = offsets[-1]
-        self.order = None if mask is None and num_agents == 1 else self.plan.order[: offsets[-1]]
+        self.order: Tensor | None = self.plan.order
+        if mask is not None:
+            self.order = self.plan.order[: offsets[-1]]
+        elif num_agents == 1:
+            self.order = None
         self.selected = self.plan.selected()
         self.sizes = [offsets[k + 1] - offsets[k] for k in self.selected]
-        self._prior_actions = prior_actions if mask is None else None
+        self._prior_actions = prior_actions
         self._mask = mask
 
     def deciding(self) -> Tensor | None:
@@ -195,19 +200,7 @@ class AgentsPlan:
     @cached_property
     def rank_of_agent(self) -> Tensor:
         """int64 ``[B]``: which of the agents that have samples is asked; undefined where no decision is made."""
-        if self._prior_actions is not None and len(self.selected) == self.plan.num_modules:
-            return self._prior_actions.clone()  # the caller may change it
-        if self._prior_actions is not None and self._prior_actions.is_cpu:
-            of_agent = [0] * self.plan.num_modules
-            for rank, agent in enumerate(self.selected):
-                of_agent[agent] = rank
-            return torch.tensor(of_agent)[self._prior_actions]
-        counts = self.plan.offsets.diff()
-        ranks = (counts > 0).cumsum(0) - 1
-        if self._prior_actions is not None:
-            return ranks[self._prior_actions]
-        of_deciding = torch.repeat_interleave(ranks, counts, output_size=self.num_deciding)
-        return scatter_rows(of_deciding, self.plan.order[: self.num_deciding], self.plan.order.size(0))
+        return rank_of_module(self._prior_actions, self.plan)
 
 
 class Agents:
@@ -271,9 +264,9 @@ class Agents:
 
     def _tables(self, storages: nn.ModuleList) -> list[Tensor] | None:
         """``[1, width]`` of each agent that has samples, if all of these have tables."""
-        of_agents = list(storages._modules.values())
+        of_agents: list[nn.Module] = list(storages._modules.values())
         asked = of_agents if len(self._asked.sizes) == len(of_agents) else [of_agents[k] for k in self._asked.selected]
-        found = parameters_of(asked, TabularPolicyStorage, ("_approx",), (nn.Parameter, Tensor))
+        found = parameters_of(asked, TabularPolicyStorage, ("_approx",))
         return None if found is None else found[0]
 
 
@@ -470,14 +463,15 @@ class Decision(nn.Module):
 
 def _plan_of(mxs: Any, prior_actions: Tensor, num_agents: int, mask: Tensor | None) -> AgentsPlan:
     """The plan, made once for all decisions that the same prior actions choose the agents of."""
-    flat = prior_actions.reshape(-1).long()
-    if mask is not None or not isinstance(mxs, Trajectory) or prior_actions.is_inference():
-        return AgentsPlan(flat, num_agents, mask)
-    key = (prior_actions, prior_actions._version, num_agents)
-    known = mxs.agents_plan
-    if known is None or known[0][0] is not prior_actions or known[0][1:] != key[1:]:
-        known = mxs.agents_plan = key, AgentsPlan(flat, num_agents, None)
-    plan: AgentsPlan = known[1]
+    reusable = mask is None and isinstance(mxs, Trajectory) and not prior_actions.is_inference()
+    if reusable and mxs.agents_plan is not None:
+        plan: AgentsPlan
+        known, version, agents, plan = mxs.agents_plan
+        if known is prior_actions and version == prior_actions._version and agents == num_agents:
+            return plan
+    plan = AgentsPlan(prior_actions.reshape(-1).long(), num_agents, mask)
+    if reusable:
+        mxs.agents_plan = prior_actions, prior_actions._version, num_agents, plan
     return plan
 
 

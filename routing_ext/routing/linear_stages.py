@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from .._C import parameters_of
+from .._C import parameters_of, select_linear
 from .mlp import MLP
 
 
@@ -86,17 +86,37 @@ def linear_stages(modules: Iterable[nn.Module]) -> list[Stage] | None:
 
 def _stage_of_one_class(modules: list[nn.Module]) -> Stage | None:
     """The only stage of modules that are linear layers of one class, the common case."""
-    cls = modules[0].__class__ if modules else nn.Module
-    forward, kind = _kinds.get(cls, (None, _Kind.OTHER))
-    if forward is not cls.forward or (kind is not _Kind.LINEAR and kind is not _Kind.LINEAR_RELU):
+    kind = _linear_kind(modules[0].__class__) if modules else None
+    if kind is None:
         return None
-    found = parameters_of(modules, cls, ("weight", "bias"), _PLAIN)
+    found = parameters_of(modules, modules[0].__class__, ("weight", "bias"))
     if found is None:
         return None
     weights, biases = found
     if weights is None or (biases is not None and biases[0].shape != weights[0].shape[:1]):
         return None
     return Stage(weights, biases, kind is _Kind.LINEAR_RELU)
+
+
+def _linear_kind(cls: type[nn.Module]) -> _Kind | None:
+    """LINEAR or LINEAR_RELU, if the class is known as that."""
+    forward, kind = _kinds.get(cls, (None, None))
+    return kind if forward is cls.forward and kind in (_Kind.LINEAR, _Kind.LINEAR_RELU) else None
+
+
+def select_linear_layers(xs: Tensor, actions: Tensor, mask: Tensor | None, modules: list[nn.Module]) -> Tensor | None:
+    """What :func:`~.apply_modules.apply_modules` computes, for linear layers of one class on the CPU; None: ask that.
+
+    Args:
+        xs: ``[B, d]``.
+        actions: int64 ``[B]``.
+        mask: bool ``[B]``, or None.
+    """
+    cls = modules[0].__class__
+    kind = _linear_kind(cls)
+    if kind is None or torch.compiler.is_compiling() or _has_any_global_hook() or nn.Linear.forward is not _linear_forward:
+        return None
+    return select_linear(xs, actions, mask, modules, cls, kind is _Kind.LINEAR_RELU)
 
 
 def _are_plain(tensors: list[Tensor], shape: torch.Size) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..ops import scatter_rows
-from ..ops.policy_gradients import handles, sample_categorical
+from ..ops.policy_gradients import handles, sample_by_inversion, sample_categorical
 
 _fast: ContextVar[bool] = ContextVar("fast_sampling", default=False)
 _replayed: ContextVar[Iterator[Tensor] | None] = ContextVar("replay", default=None)
@@ -117,8 +117,9 @@ class Draws:
 
     def categorical(self, probs: Tensor, row_of: Tensor | None = None) -> Tensor:
         """int64 ``[B]`` from ``probs [B, K]``, or from the rows `row_of` (int64 ``[B]``) of it."""
-        if not self._fast and handles((probs,)):
-            return sample_categorical(probs, row_of, self._order, self._sizes, self._batch_size)
+        if handles((probs,)):
+            sample = sample_by_inversion if self._fast else sample_categorical
+            return sample(probs, row_of, self._order, self._sizes, self._batch_size)
         (noise,) = self._fill(self._noise(probs.size(1), probs.dtype))
         return self._in_batch_order(self._choose(self._by_agent(self._scale(probs), row_of), noise))
 

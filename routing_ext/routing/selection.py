@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ops import dispatch_plan
+from ..ops import DispatchPlan, dispatch_plan
 from .apply_modules import apply_modules
-from .linear_stages import linear_stages
+from .linear_stages import linear_stages, select_linear_layers
 
 _InputKind = tuple[torch.Size, torch.dtype, torch.dtype | None]
 
@@ -77,7 +77,7 @@ class Selection(nn.Module):
         batch = xs.size(0)
         if len(mxs) != batch:
             raise ValueError(f"Selection: mxs must have one element for each of {batch} samples, got {len(mxs)}")
-        modules: list[nn.Module] = list(self._submodules)
+        modules: list[nn.Module] = list(self._submodules._modules.values())
         if len(modules) == 1:
             return modules[0](xs), mxs, actions
         if actions.numel() != batch:
@@ -89,13 +89,9 @@ class Selection(nn.Module):
         chosen = actions.reshape(-1) if actions.dim() != 1 else actions
         if chosen.dtype != torch.int64 and not chosen.dtype.is_floating_point:
             chosen = chosen.long()
-        plan = dispatch_plan(chosen, len(modules), mask)
-        ys = apply_modules(xs, plan, modules)
+        ys = select_linear_layers(xs, chosen, mask, modules)
         if ys is None:
-            shape, dtype = self._output_of(xs, modules[0])
-            ys = torch.zeros((batch, *shape), dtype=dtype, device=xs.device)
-        elif not torch.compiler.is_compiling():
-            self._last_output = _kind_of_input(xs), ys.shape[1:], ys.dtype
+            ys = self._apply_any(xs, dispatch_plan(chosen, len(modules), mask), modules)
         if self._logging_selections:
             self._selection_log.append(chosen.detach().clone())
         if self._store_module_pointers:
@@ -103,6 +99,15 @@ class Selection(nn.Module):
                 if 0 <= a < len(modules):  # any other is an inactive sample's
                     mx.append("selected_modules", modules[a])
         return ys, mxs, actions
+
+    def _apply_any(self, xs: Tensor, plan: DispatchPlan, modules: list[nn.Module]) -> Tensor:
+        ys = apply_modules(xs, plan, modules)
+        if ys is None:
+            shape, dtype = self._output_of(xs, modules[0])
+            return torch.zeros((xs.size(0), *shape), dtype=dtype, device=xs.device)
+        if not torch.compiler.is_compiling():
+            self._last_output = _kind_of_input(xs), ys.shape[1:], ys.dtype
+        return ys
 
     def _output_of(self, xs: Tensor, module: nn.Module) -> tuple[torch.Size, torch.dtype]:
         """Of a batch without active samples. Asks a copy of the module, so that its state and the random numbers stay."""

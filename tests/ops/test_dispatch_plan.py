@@ -9,6 +9,7 @@ from torch import Tensor
 
 from routing_ext import reference
 from routing_ext.ops import DispatchPlan, dispatch_plan
+from routing_ext.ops.dispatch_plan import rank_of_module
 
 raw = torch.ops.routing_ext.dispatch_plan
 
@@ -162,3 +163,12 @@ def test_compile(dynamic: bool, device: str) -> None:
         actions, mask = choices(counts, 3, device)
         for got, want in zip(sort(actions, mask), reference.dispatch_plan(actions, 5, mask), strict=True):
             assert_identical(got, want)
+
+
+@pytest.mark.parametrize("mask", [None, torch.tensor([True, False, True, True, True])])
+def test_rank_of_module(mask: Tensor | None) -> None:
+    actions = torch.tensor([5, 9, 2, 5, 0])
+    plan = dispatch_plan(actions, 10, mask)
+    active = torch.ones(5, dtype=torch.bool) if mask is None else mask
+    expected = torch.searchsorted(torch.unique(actions[active]), actions)
+    assert torch.equal(rank_of_module(actions, plan)[active], expected[active])

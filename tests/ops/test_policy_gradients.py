@@ -13,6 +13,7 @@ from routing_ext.ops.policy_gradients import (
     handles,
     latest_actions,
     preference_states,
+    sample_by_inversion,
     sample_categorical,
     taken,
     wpl_losses,
@@ -67,7 +68,7 @@ class TestSampleCategorical:
 
     def test_wrong_arguments(self) -> None:
         probs = torch.rand(3, 4)
-        with pytest.raises(RuntimeError, match=r"sample_categorical: probs must have 2 dimension"):
+        with pytest.raises(RuntimeError, match=r"sample_categorical: probs must have 2 dimensions"):
             sample_categorical(probs[0], None, None, [3], 3)
         with pytest.raises(RuntimeError, match=r"sample_categorical: sizes must add up to the batch of 3, got \[2\]"):
             sample_categorical(probs, None, None, [2], 3)
@@ -85,6 +86,38 @@ class TestSampleCategorical:
             arguments,
             test_utils=("test_schema", "test_autograd_registration"),
         )
+
+
+class TestSampleByInversion:
+    @each_dtype
+    def test_frequencies(self, dtype: torch.dtype) -> None:
+        torch.manual_seed(0)
+        probs = torch.tensor([[0, 1, 0, 3, 0], [2, 0, 0, 1, 1]], dtype=dtype)
+        row_of = torch.arange(40000) % 2
+        actions = sample_by_inversion(probs, row_of, None, [40000], 40000)
+        for row in range(2):
+            found = torch.bincount(actions[row_of == row], minlength=5) / 20000
+            assert_close(found, (probs[row] / 4).float(), rtol=0, atol=0.015)
+            assert (found == 0).equal(probs[row] == 0)
+
+    def test_idle_samples(self) -> None:
+        probs, order = torch.tensor([[0.0, 1.0], [0.0, 2.0], [0.0, 1.0]]), torch.tensor([2, 0, 1])
+        assert sample_by_inversion(probs, None, order, [1, 1], 3).tolist() == [1, 0, 1]
+
+    def test_one_number_a_sample(self) -> None:
+        torch.manual_seed(0)
+        sample_by_inversion(torch.ones(7, 9), None, None, [3, 4], 7)
+        after = torch.get_rng_state()
+        torch.manual_seed(0)
+        torch.rand(7)
+        assert torch.equal(torch.get_rng_state(), after)
+
+    def test_wrong_arguments(self) -> None:
+        probs = torch.rand(3, 4)
+        with pytest.raises(RuntimeError, match=r"sample_by_inversion: row_of must be in \[0, 3\), got 3"):
+            sample_by_inversion(probs, torch.tensor([0, 1, 3]), None, [3], 3)
+        with pytest.raises(RuntimeError, match=r"sample_by_inversion: row_of must be given where probs has not one row"):
+            sample_by_inversion(probs, None, None, [4], 4)
 
 
 def plain_states(preferences: list[Tensor], values: list[Tensor], eps: float | None = None) -> tuple[Tensor, Tensor]:

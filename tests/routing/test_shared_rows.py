@@ -75,7 +75,7 @@ class TestPlan:
         network = tabular("WPL")
         _, mxs, _ = network(X, TASKS)
         plan = mxs.agents_plan
-        network.decisions[0](X, mxs, plan[0][0])
+        network.decisions[0](X, mxs, plan[0])
         assert mxs.agents_plan is plan
 
     def test_is_made_again_for_changed_prior_actions(self) -> None:

@@ -62,7 +62,13 @@ CALLS = {
         [],
     ),
     "ntm_access": lambda x: (ones(20), *ntm_state(x), []),
-    "ntm_access_backward": lambda x: (*[None] * 4, ones(20), *ntm_state(x), raw.ntm_access(ones(20), *ntm_state(x), [])[-1], []),
+    "ntm_access_backward": lambda x: (
+        *[None] * 4,
+        ones(20),
+        *ntm_state(x),
+        raw.ntm_access(ones(20), *ntm_state(x), [])[-1],
+        [],
+    ),
 }
 # Of or to integers: without a gradient.
 INTEGER = {"dispatch_plan", "rank_of_module", "collaboration_rewards", "latest_actions"}

@@ -229,7 +229,8 @@ def _sizes(model: str, x: Tensor, weights: Sequence[Tensor], options: Sequence[f
     shifts = 0 if model == "dnc" else weights[10].size(0) // writes
     outputs = weights[-1].size(0) if len(weights) > 4 + 2 * num_parts(model, options) else 0
     return {
-        "T": x.size(0), "B": x.size(1), "I": x.size(2), "H": weights[1].size(1), "O": outputs, "N": given[0], "W": weights[4].size(0) // writes, "V": writes, "R": reads, "S": shifts,
+        "T": x.size(0), "B": x.size(1), "I": x.size(2), "H": weights[1].size(1), "O": outputs,
+        "N": given[0], "W": weights[4].size(0) // writes, "V": writes, "R": reads, "S": shifts,
     }  # fmt: skip
 
 

@@ -225,7 +225,8 @@ def test_too_late(installed: Path) -> None:
 
 @pytest.mark.parametrize("call", [compat.enable, compat.disable])
 def test_unknown_package(call: object) -> None:
-    with pytest.raises(ValueError, match=r"package must be one of \['PytorchRouting', 'pytorch_dnc'\], got 'PyTorchRouting'"):
+    message = r"package must be one of \['PytorchRouting', 'dnc', 'pytorch_dnc'\], got 'PyTorchRouting'"
+    with pytest.raises(ValueError, match=message):
         call("PyTorchRouting")  # type: ignore[operator]
 
 

@@ -367,7 +367,9 @@ def test_autocast_computes_in_float32(case: Case, low: torch.dtype) -> None:
 def test_opcheck(case: Case, given: bool) -> None:
     x, weights = case.x().detach(), [w.detach() for w in case.weights()]
     state = list(case.state().detach()) if given else []
-    torch.library.opcheck(raw.memory_sequence.default, (case.model, [], x, state, weights, None, None, None, [case.N], 20.0, 2, False))
+    torch.library.opcheck(
+        raw.memory_sequence.default, (case.model, [], x, state, weights, None, None, None, [case.N], 20.0, 2, False)
+    )
     but_not_values = ("test_schema", "test_autograd_registration", "test_faketensor")  # the tape has gaps
     args = (case.model, [], x, state, weights, None, None, None, [case.N], 20.0, 2, True)
     torch.library.opcheck(raw.memory_sequence.default, args, test_utils=but_not_values)

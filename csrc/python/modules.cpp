@@ -58,17 +58,20 @@ bool is_plain_tensor(PyObject* t) {
   return type == THPVariableClass || type == ParameterClass;
 }
 
-// Whether both are None, or plain tensors of one shape.
+// Whether both are None, or plain tensors of one shape and dtype on one device.
 bool are_alike(PyObject* t, PyObject* first) {
   if (t == Py_None || first == Py_None) return t == first;
-  return is_plain_tensor(t) && (t == first || THPVariable_Unpack(t).sizes() == THPVariable_Unpack(first).sizes());
+  if (!is_plain_tensor(t)) return false;
+  if (t == first) return true;
+  const at::Tensor &a = THPVariable_Unpack(t), &b = THPVariable_Unpack(first);
+  return a.sizes() == b.sizes() && a.scalar_type() == b.scalar_type() && a.device() == b.device();
 }
 
 constexpr const char* kParametersOf =
     "parameters_of(modules: list, cls, names)\n--\n\n"
     "For each of the names a list with the modules' parameter, or None if they have none.\n\n"
     "None instead of it all unless every module is exactly of the class, has no hooks and no forward of its own, and the\n"
-    "parameters of a name are plain tensors of one shape, or all None.";
+    "parameters of a name are plain tensors, of one shape and dtype, on one device, or all None.";
 
 PyObject* parameters_of(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS

@@ -164,7 +164,7 @@ def dnc_access_sequence(
     if link_every is None:
         link_bytes = interface.size(1) * v * n**2 * interface.element_size() if is_linked("dnc", given) else 0
         link_every = default_link_every(interface.size(0), link_bytes)
-    before = [*state[:6], None, None, None]
+    before = [*state[:6], None, None, state.read_vectors]
     y, final = _sequence(
         DncState, "dnc", given, interface, before, [], lengths, resets, reset_memory, [n, w, v, r, 0], math.inf, link_every
     )

@@ -186,7 +186,7 @@ def dnc_access_sequence(interface: Tensor, state: DncState, **options: Any) -> t
 
     Args:
         interface: ``[T,B,IF]``, at each step as for :func:`dnc_access`.
-        state: before the first step.
+        state: before the first step; `hidden` and `cell` are handed on.
         options: those of :class:`~routing_ext.memory.DncOptions`; initial, lengths, resets and reset_memory of
             :func:`routing_ext.reference.memory_sequence.unrolled`.
     """
@@ -196,5 +196,5 @@ def dnc_access_sequence(interface: Tensor, state: DncState, **options: Any) -> t
         state = dnc_access(interface_t, state, **of_step)
         return state.read_vectors.flatten(1), state
 
-    y, state = unrolled(interface, state, step, **options)
-    return y.unflatten(2, state.read_vectors.shape[1:]), state
+    y, final = unrolled(interface, state, step, **options)
+    return y.unflatten(2, state.read_vectors.shape[1:]), final._replace(hidden=state.hidden, cell=state.cell)

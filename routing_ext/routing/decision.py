@@ -232,7 +232,7 @@ class Agents:
         return [parts[0] if len(parts) == 1 else torch.cat(parts) for parts in self.parts(*storages)]
 
     def parts(self, *storages: nn.ModuleList) -> list[list[Tensor]]:
-        """:meth:`rows`, before they are put together."""
+        """:meth:`rows`, before they are put together; those of a storage are alike in shape, dtype and device."""
         tables = [self._tables(s) for s in storages]
         if any(t is None for t in tables):
             return [[self.evaluate(s)] for s in storages]

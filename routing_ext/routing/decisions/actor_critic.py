@@ -43,7 +43,7 @@ class WPL(ActorCritic):
 
     def _decide(self, agents: Agents) -> Choice:
         policies, values = agents.parts(self._policy, self._qvalue_mem)
-        if handles((*policies, *values)):
+        if handles((policies[0], values[0])):  # the agents' are alike
             states, probs = preference_states(policies, values)
         else:
             states, probs = _states_of(policies, values)

@@ -104,6 +104,10 @@ def run(options: Options) -> int:
     with _of_torchrun(replicas):
         folder = _first_opens(options, replicas)
         _train(folder, options, replicas)
+    if started_by_torchrun:  # at the interpreter's shutdown, threads of torch.distributed now and then abort the process
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
     return 0
 
 

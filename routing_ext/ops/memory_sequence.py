@@ -200,6 +200,7 @@ def ntm_sequence(
         clip_value: the hidden state and the output, before its logistic function, are clipped to +-clip_value.
         output: ``"linear"``: y is what the output layer gives, neither clipped nor between 0 and 1.
         initial: the initial state, ``"reference"`` or ``"zeros"``.
+        words: ``"tanh"``: of keys and what is added; ``"linear"``: they are as the controller gives them.
         lengths: int64 ``[B]``, from 0 to T: how many steps of each sample there are. The others take no time; there y is zero,
             and the state stays as it is.
         resets: bool ``[T,B]``: whether a sample begins anew at this step, with the initial state.

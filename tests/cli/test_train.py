@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from full_disk import largest_file
 
 from routing_ext.cli import main
 from routing_ext.tasks import Copy
@@ -161,30 +160,20 @@ def test_damaged_and_unknown_checkpoints(capsys: pytest.CaptureFixture[str]) -> 
     assert before.is_file()
 
 
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """Files have 40 KiB at most, which is less than a checkpoint and more than all others."""
-    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (40 << 10, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
-
-
-def test_a_full_disk_loses_nothing(capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -> None:
+def test_a_full_disk_loses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     train = [*TRAIN, "--hidden-dim", "64", "--out", "run"]
     assert main(train) == 0
     kept = {path: path.read_bytes() for path in Path("run/checkpoints").iterdir()}
-    request.getfixturevalue("small_files")
-    text = complaint(["train", "--resume", "run", "--steps", "40", "--no-progress"], 1, capsys)
+    with largest_file(40 << 10):  # less than a checkpoint, more than all others
+        text = complaint(["train", "--resume", "run", "--steps", "40", "--no-progress"], 1, capsys)
     assert "step-00000025.pt (File too large); step-00000020.pt is the last one: free some space" in text
     assert {path: path.read_bytes() for path in Path("run/checkpoints").iterdir()} == kept
 
 
-def test_a_disk_that_is_full_for_logs(capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -> None:
+def test_a_disk_that_is_full_for_logs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TRAIN, "--out", "run"]) == 0
     with Path("run/metrics.jsonl").open("a") as file:
         file.write(f'{{"kind": "train", "step": 20, "seconds": 1, "note": "{" " * (40 << 10)}"}}\n')
-    request.getfixturevalue("small_files")
-    text = complaint(["train", "--resume", "run", "--steps", "40", "--no-progress"], 1, capsys)
+    with largest_file(40 << 10):  # less than a checkpoint, more than all others
+        text = complaint(["train", "--resume", "run", "--steps", "40", "--no-progress"], 1, capsys)
     assert "File too large at step 25; the last checkpoint is run/checkpoints/step-00000020.pt: make room, then resume" in text

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from full_disk import largest_file
 
 from routing_ext.training import CheckpointError, Checkpoints, load_checkpoint
 
@@ -85,24 +84,11 @@ def test_a_missing_one() -> None:
         load_checkpoint("nowhere.pt")
 
 
-@pytest.fixture
-def small_files() -> Any:
-    """No file may be longer than 4 KiB, as if the disk was full then."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
-
-
-def test_a_full_disk_leaves_the_one_before(checkpoints: Checkpoints, request: pytest.FixtureRequest) -> None:
+def test_a_full_disk_leaves_the_one_before(checkpoints: Checkpoints) -> None:
     checkpoints.save(state(1), 1)
     before = {path: path.read_bytes() for path in checkpoints.folder.iterdir()}
-    request.getfixturevalue("small_files")
-    with pytest.raises(
-        CheckpointError, match=r"cannot write .*00002\.pt \(File too large\); step-00000001\.pt is the last one"
-    ):
+    message = r"cannot write .*00002\.pt \(File too large\); step-00000001\.pt is the last one"
+    with largest_file(4096), pytest.raises(CheckpointError, match=message):
         checkpoints.save({"model": {"w": torch.zeros(10_000)}}, 2)
     assert {path: path.read_bytes() for path in checkpoints.folder.iterdir()} == before
 

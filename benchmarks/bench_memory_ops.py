@@ -122,7 +122,7 @@ def bench_memory_ops(case: MemoryOpCase, compare: Callable[..., None]) -> None:
         return [*found, *(torch.zeros_like(t) if t.grad is None else t.grad for t in inputs)] if case.backward else found
 
     raw: Any = torch.ops.routing_ext
-    options = {"dnc_allocation": (0.0,), "dnc_access": (False,)}.get(case.op, ())
+    options: tuple[object, ...] = {"dnc_allocation": (0.0,), "dnc_access": ([],), "ntm_access": ([],)}.get(case.op, ())
     plain = [t.detach() for t in inputs]
 
     def kernels() -> None:

@@ -73,6 +73,19 @@ __device__ void row_products(const Group& group, int heads, const T* vectors, co
   });
 }
 
+// Of each row of a matrix [rows,width] its squared norm.
+template <class Group, class T>
+__device__ void row_norms(const Group& group, const T* matrix, int rows, int width, T* norms) {
+  const int lanes = lanes_for(width);
+  for_each_row(group, rows, lanes, [&](int row, int lane, bool is_there) {
+    const T* const own = matrix + static_cast<int64_t>(row) * width;
+    T square = 0;
+    for (int w = lane; w < width; w += lanes) square += own[w] * own[w];
+    square = team_sum(square, lanes);
+    if (is_there && lane == 0) norms[row] = square;
+  });
+}
+
 // dots [H,N], unless nullptr, and norms [norm_rows,N] of a lookup.
 template <class Group, class T>
 __device__ void masked_products(const Group& group, const Lookup<T>& look, T* dots, T* norms) {
@@ -123,28 +136,40 @@ __device__ Softmax<T> content_softmax(const Group& group, const Lookup<T>& look,
 
 // ---- backward --------------------------------------------------------------------------------------------------------------
 
-// grad [H,N]: of the weights, which becomes that of the dots. along(h): the sum of grad and weights over the locations.
-// grad_norms [H,N] is set: what each head says about the norms of the memory's rows. The sums: of the strengths, and of the
-// squared norms of the keys.
-template <class Group, class T, class Along>
+// grad_of(h) gives a function of i, the gradient of the weights; along(h) is the sum of it times the weights. dots [H,N] is set
+// to the gradient of the dots, grad_norms [H,N] to what each head says about the norms of the memory's rows. The sums: of the
+// strengths, and of the squared norms of the keys.
+template <class Group, class T, class Along, class GradOf>
 __device__ RowSums<2, T> content_backward(const Group& group, const Lookup<T>& look, const RowSums<1, T>& key_norms,
-                                          const T* norms, const T* cosines, const T* weights, const Along& along, T* grad,
-                                          T* grad_norms, T* partials) {
+                                          const T* norms, const T* cosines, const T* weights, const Along& along,
+                                          const GradOf& grad_of, T* dots, T* grad_norms, T* partials) {
   const T least = sizeof(T) == 4 ? T(1e-37) : T(1e-300);
   return RowSums<2, T>(group, look.heads, look.locations, partials, [&](int h) {
     const int64_t row = static_cast<int64_t>(h) * look.locations;
     const T mean = along(h), a = key_norms.total(h) + look.inner, strength = look.strengths[h], inner = look.inner;
     const T *const cosine_of = cosines + row, *const weight_of = weights + row, *const squares = norms + look.norms_of(h);
-    T *const g = grad + row, *const of_norm = grad_norms + row;
+    T *const dot_of = dots + row, *const of_norm = grad_norms + row;
+    const auto grad = grad_of(h);
     return [=](int i, T* sums) {
-      const T score = weight_of[i] * (g[i] - mean), cosine = cosine_of[i];
+      const T score = weight_of[i] * (grad(i) - mean), cosine = cosine_of[i];
       const T b = squares[i] + inner, root = sqrt(a * b);
       const T dot = strength * score / (root + T(kEpsilon));
       const T product = dot * cosine * (T(-0.5) / (root + least));  // of A B; none where one is zero
       sums[0] += score * cosine, sums[1] += product * b;
-      g[i] = dot, of_norm[i] = product * a;
+      dot_of[i] = dot, of_norm[i] = product * a;
     };
   });
+}
+// The same, of grad [H,N], which becomes the gradient of the dots.
+template <class Group, class T, class Along>
+__device__ RowSums<2, T> content_backward(const Group& group, const Lookup<T>& look, const RowSums<1, T>& key_norms,
+                                          const T* norms, const T* cosines, const T* weights, const Along& along, T* grad,
+                                          T* grad_norms, T* partials) {
+  const auto grad_of = [&](int h) {
+    const T* const row = grad + static_cast<int64_t>(h) * look.locations;
+    return [row](int i) { return row[i]; };
+  };
+  return content_backward(group, look, key_norms, norms, cosines, weights, along, grad_of, grad, grad_norms, partials);
 }
 
 // What flows into a memory from those who looked at it, and into their keys.

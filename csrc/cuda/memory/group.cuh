@@ -103,7 +103,7 @@ struct Pieces {
 
   template <class Group>
   __device__ __forceinline__ Pieces(const Group& group, int rows_, int n_)
-      : rows(rows_), n(n_), each(rows_ < group.warps() ? group.warps() / rows_ : 1) {}
+      : rows(rows_), n(n_), each(rows_ > 0 && rows_ < group.warps() ? group.warps() / rows_ : 1) {}
 
   // f(row, index of the piece among all).
   template <class Group, class F>

@@ -71,6 +71,7 @@ __device__ void dnc_step(const Group& group, const DncPlan& plan, const T* inter
 
   // Where they write.
   const Allocation<T> allocation{n, static_cast<T>(plan.temperature)};
+#pragma unroll 1
   for (int v = 0; v < writes; ++v) {
     find_free(group, allocation, work.usage, work.s, work.partials, work.kept);
     if (v == 0) {  // its softmax has been published by the barrier within
@@ -104,6 +105,7 @@ __device__ void dnc_step(const Group& group, const DncPlan& plan, const T* inter
   look_up(group, to_read, work.dots, work.norms);
   if (plan.linked)
     update_precedence(group, n, written, static_cast<const T*>(work.weights), before.precedence, after.precedence);
+#pragma unroll 1
   for (int v = 0; plan.linked && v < writes; ++v) {
     const int64_t row = static_cast<int64_t>(v) * n, matrix = row * n, rows = row * reads;
     const Link<T> link{n, reads, offset(before.link, matrix), offset(before.precedence, row), work.weights + row, work.read};
@@ -157,7 +159,7 @@ __device__ void dnc_step(const Group& group, const DncPlan& plan, const T* inter
 }
 
 template <class T, bool in_shared>
-__global__ void __launch_bounds__(kMaxGroup)
+__global__ void __launch_bounds__(kMaxGroup, 1)
     dnc_step_kernel(const DncPlan __grid_constant__ plan, const Step<T> __grid_constant__ step, T* scratch,
                     int64_t scratch_elements) {
   const int64_t sample = blockIdx.x;

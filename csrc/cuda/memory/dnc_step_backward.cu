@@ -38,7 +38,7 @@ struct Work {
     partials = w.take_partials(partials_size(p.heads(), 2));
     sharp_partials = w.take_partials(p.sharpens_link ? partials_size(2 * p.reads, 1) : 0);
     gate_partials = w.take_partials(partials_size(1, 3)), found_partials = w.take_partials(partials_size(1, 1));
-    column_partials = w.take_partials(column_partials_size(p.masks ? 2 * kHeads : kHeads + 2, sizeof(T)));
+    column_partials = w.take_partials(column_partials_size(kHeads + 2, sizeof(T)));
   }
 };
 
@@ -107,6 +107,7 @@ __device__ void dnc_step_backward(const Group& group, const DncPlan& plan, const
       work.dots, work.of_norms, work.content_partials);
 
   // The link, and the reads along it.
+#pragma unroll 1
   for (int v = 0; plan.linked && v < writes; ++v) {
     const int64_t row = static_cast<int64_t>(v) * n, matrix = row * n, rows = row * reads;
     const auto mode_of = [&](int r) { return r < reads ? plan.forward_mode(r, v) : plan.backward_mode(r - reads, v); };
@@ -180,6 +181,7 @@ __device__ void dnc_step_backward(const Group& group, const DncPlan& plan, const
     return [=](int i, T* sums) { sums[0] += share * grad[i] * content[i]; };
   });
   group.sync();
+#pragma unroll 1
   for (int v = writes - 1; v >= 0; --v) {
     const int64_t row = static_cast<int64_t>(v) * n;
     const T gate = x.write_gates[v], by_allocation = x.allocation_gates[v], amount = allocation_amount(plan, x, v);
@@ -242,7 +244,7 @@ __device__ void dnc_step_backward(const Group& group, const DncPlan& plan, const
 }
 
 template <class T, bool in_shared>
-__global__ void __launch_bounds__(kMaxGroup)
+__global__ void __launch_bounds__(kMaxGroup, 1)
     dnc_step_backward_kernel(const DncPlan __grid_constant__ plan, const StepBackward<T> __grid_constant__ step, T* scratch,
                              int64_t scratch_elements) {
   const int64_t sample = blockIdx.x;

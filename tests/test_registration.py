@@ -83,6 +83,7 @@ ON_CUDA = {"dispatch_plan", "gather_rows", "scatter_rows", "grouped_linear", "gr
 ON_CUDA |= {f"{op}{of}" for op in ("content_weights", "memory_write", "memory_read") for of in ("", "_backward")}
 ON_CUDA |= {f"dnc_{op}{of}" for op in ("usage", "allocation", "temporal_link", "access") for of in ("", "_backward")}
 ON_CUDA |= {f"ntm_{op}{of}" for op in ("location", "access") for of in ("", "_backward")}
+ON_CUDA |= SEQUENCES
 
 
 def has_kernel(op: str, key: str) -> bool:

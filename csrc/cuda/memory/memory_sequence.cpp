@@ -192,7 +192,7 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> memory_sequence_cud
       }
       const Rows<C> next_link = link_after(time + 1);
       step_forward(run, samples.at(time), time, time + 1, seen, net.hidden > 0 ? interface : a.x[time], link, next_link);
-      link = next_link;
+      link = read_only(next_link);
     }
     export_ends(steps);
 
@@ -307,7 +307,7 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>, Tensor> memory_sequ
       return {from, net.link()};
     };
     const auto link_before = [&](int64_t time) -> Rows<const C> {
-      if (time > 0) return link_after(time);
+      if (time > 0) return read_only(link_after(time));
       return sample_rows<const C>(a.link);
     };
 

@@ -55,6 +55,16 @@ Rows<C> step_rows(const at::Tensor& t) {
   return {data_of<C>(t), t.size(1) > 1 ? t.stride(1) : t.stride(0)};
 }
 
+template <class C>
+Rows<const C> read_only(const Rows<C>& rows) {
+  return {rows.data, rows.stride};
+}
+template <class C>
+StepState<const C> read_only(const StepState<C>& s) {
+  return {read_only(s.memory), read_only(s.usage),         read_only(s.precedence),
+          read_only(s.link),   read_only(s.write_weights), read_only(s.read_weights)};
+}
+
 struct Network {
   const char* op;
   StepShape step;
@@ -218,6 +228,7 @@ inline std::vector<at::Tensor> weight_gradients(const Network& net, const Memory
   std::vector<at::Tensor> grads;
   for (const Shape& shape : s.weight_shapes()) grads.push_back(at::empty(shape, x.options()));
   const at::Tensor of_gates = all_rows(of.gates), of_interface = all_rows(of.interface), all_seen = all_rows(seen);
+  // Not at::mm, which autocast would make one of low precision.
   const auto product = [](at::Tensor to, const at::Tensor& of_outputs, const at::Tensor& inputs) {
     at::mm_out(to, of_outputs.t(), inputs);
   };
@@ -228,8 +239,9 @@ inline std::vector<at::Tensor> weight_gradients(const Network& net, const Memory
   grads[3].copy_(grads[2]);
   std::vector<at::Tensor> parts, biases;
   for (size_t p = 0; p < s.interface.size(); ++p) parts.push_back(grads[4 + 2 * p]), biases.push_back(grads[5 + 2 * p]);
-  const at::Tensor all_made = all_rows(made);
-  at::split_with_sizes_copy_out(parts, at::mm(of_interface.t(), all_made.narrow(1, 0, net.hidden)), s.interface, 0);
+  const at::Tensor all_made = all_rows(made), of_parts = at::empty({net.interface(), net.hidden}, x.options());
+  product(of_parts, of_interface, all_made.narrow(1, 0, net.hidden));
+  at::split_with_sizes_copy_out(parts, of_parts, s.interface, 0);
   at::split_with_sizes_copy_out(biases, at::sum(of_interface, at::IntArrayRef{0}), s.interface, 0);
   if (net.output > 0) {
     product(grads[grads.size() - 2], all_rows(of.output), all_made);
@@ -314,11 +326,6 @@ StepState<C> step_state(const StateRows& rows, int64_t time, const Rows<C>& link
   return {rows_at<C>(rows.memory, time),        rows_at<C>(rows.usage, time),       rows_at<C>(rows.precedence, time), link,
           rows_at<C>(rows.write_weights, time), rows_at<C>(rows.read_weights, time)};
 }
-template <class C>
-StepState<const C> const_state(const StepState<C>& s) {
-  return {s.memory, s.usage, s.precedence, s.link, s.write_weights, s.read_weights};
-}
-
 // y [T,B,O], and slopes [T,B,O] in place of what the output layer gives.
 template <class C>
 void output_forward(const Network& net, const SequenceSamples& samples, const at::Tensor& slopes, const at::Tensor& y,
@@ -369,7 +376,7 @@ void step_forward(const StepContext<C>& run, const StepSamples& now, int64_t fro
                               net.batch(),
                               net.hidden,
                               static_cast<C>(net.clip),
-                              rows_at<C>(state.cell, from),
+                              rows_at<const C>(state.cell, from),
                               sample_rows<C>(gates),
                               rows_at<C>(state.cell, to),
                               rows_at<C>(run.tape.tanh_cell, to),
@@ -401,7 +408,7 @@ void step_backward(const StepContext<C>& run, const StepSamples& now, int64_t fr
   step.samples = now;
   step.previous = step_state<const C>(state, from, previous_link), step.initial = run.initial;
   step.next = step_state<const C>(state, to, {}), step.record = rows_at<const C>(run.tape.record, to);
-  step.grad_next = const_state(grads), step.grad_previous = grads;
+  step.grad_next = read_only(grads), step.grad_previous = grads;
   step.grad_read_vectors = sample_rows<const C>(of_features.narrow(1, net.hidden, net.reads()));
   step.grad_interface = sample_rows<C>(of.interface);
   check_launch(net.op, net.step.dnc ? launch_dnc_step_backward(net.step, step, run.scratch, run.stream)

@@ -705,12 +705,18 @@ ALL_FIGURES: list[tuple[Callable[[str], str], Callable[[Results], Any], Callable
 # Files -----------------------------------------------------------------------------------------------------------------------
 
 
+def newest_first(machines: dict[str, Results]) -> dict[str, Results]:
+    return dict(sorted(machines.items(), key=lambda item: max(row["date"] for row in item[1]["rows"]), reverse=True))
+
+
 def fill(text: str, path: str, draws: dict[str, Draw], machines: dict[str, Results], program: str = "run") -> str:
+    """The text with its tables: of all machines; in README.md, of the first that has results."""
     for name, draw in draws.items():
         found = re.compile(rf"(<!-- benchmark:{name} -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
         if not found.search(text):
             sys.exit(f"{path} must have <!-- benchmark:{name} --> and <!-- /benchmark --> behind it, which were not found")
-        body = "\n\n".join(draw(slug, machine) for slug, machine in machines.items()) or no_results(program)
+        drawn = [t for t in (draw(slug, machine) for slug, machine in machines.items()) if t != NO_RESULTS]
+        body = "\n\n".join(drawn[:1] if path == "README.md" else drawn) or no_results(program)
         text = found.sub(lambda m: f"{m[1]}{body}\n{m[2]}", text)  # noqa: B023
     return text
 
@@ -719,7 +725,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; fail if something is stale")
     check = parser.parse_args().check
-    machines, studies, stale = results.load_all(), results.load_studies(), []
+    machines, studies, stale = newest_first(results.load_all()), results.load_studies(), []
     for name, draws in TABLES.items():
         path = ROOT / name
         if not path.exists():

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from .._states import DncState
 from ..ops import dnc_access, dnc_access_sequence
+from ..ops.recurrent import recurrent
 from .packed import packed_like
 
 Controller = Tensor | tuple[Tensor, Tensor]
@@ -43,6 +44,53 @@ _PARTS = (
 )
 _ORDER = [2, 3, 7, 8, 4, 5, 0, 1, 6, 9]
 _OPTIONS: dict[str, Any] = {"usage": "package", "cosine": "plain"}
+
+
+class Recurrent(nn.RNNBase):
+    """``nn.LSTM``, ``nn.GRU`` or ``nn.RNN``, with their parameters, for sequences ``[T,B,I]``.
+
+    Compilers refuse those. This takes its weights from its attributes, so that parametrized ones count, too.
+
+    Args:
+        mode: ``"LSTM"``, ``"GRU"``, ``"RNN_TANH"`` or ``"RNN_RELU"``.
+        input_size: I.
+        hidden_size: H.
+        options: of ``nn.RNNBase``.
+    """
+
+    def forward(self, input: Tensor | PackedSequence, hx: Controller) -> Any:
+        """``(output, state)``, the state as of ``nn.LSTM`` if it is one, else a tensor."""
+        of_layers, state = self._of_layers(), list(hx) if isinstance(hx, tuple) else [hx]
+        if torch.compiler.is_compiling() and isinstance(input, Tensor):
+            y, after = self._layer_by_layer(input, state, of_layers)
+            return y, self._joined(after)
+        function: Any = getattr(torch, self.mode.lower())
+        weights = [w for ws in of_layers for w in ws]
+        options = self.bias, self.num_layers, self.dropout, self.training, False
+        if isinstance(input, Tensor):
+            y, *after = function(input, self._joined(state), weights, *options, False)
+            return y, self._joined(after)
+        if input.sorted_indices is not None:
+            state = [t.index_select(1, input.sorted_indices) for t in state]
+        data, *after = function(input.data, input.batch_sizes, self._joined(state), weights, *options)
+        if input.unsorted_indices is not None:
+            after = [t.index_select(1, input.unsorted_indices) for t in after]
+        return input._replace(data=data), self._joined(after)
+
+    def _of_layers(self) -> list[list[Tensor]]:
+        names = ["weight_ih", "weight_hh"] + (["bias_ih", "bias_hh"] if self.bias else [])
+        return [[getattr(self, f"{name}_l{layer}") for name in names] for layer in range(self.num_layers)]
+
+    def _joined(self, state: list[Tensor]) -> Controller:
+        return (state[0], state[1]) if self.mode == "LSTM" else state[0]
+
+    def _layer_by_layer(self, x: Tensor, state: list[Tensor], of_layers: list[list[Tensor]]) -> tuple[Tensor, list[Tensor]]:
+        after = []
+        for layer, weights in enumerate(of_layers):
+            x = F.dropout(x, self.dropout, self.training) if layer else x
+            x, last = recurrent(self.mode.lower(), x, [t[layer : layer + 1] for t in state], weights)
+            after.append(last)
+        return x, [torch.cat(ts) for ts in zip(*after, strict=True)]
 
 
 class Memory(nn.Module):
@@ -107,10 +155,13 @@ class Memory(nn.Module):
 
     def new(self, batch_size: int = 1) -> MemoryState:
         """The state before the first step: all zero."""
-        n, w, r = self.nr_cells, self.cell_size, self.read_heads
-        shapes = [(n, w), (1, n, n), (1, n), (r, n), (1, n), (n,)]
         like = self._linears()[0].weight
-        return {name: like.new_zeros(batch_size, *shape) for name, shape in zip(_FIELDS, shapes, strict=True)}
+        return {name: like.new_zeros(batch_size, *shape) for name, shape in self._shapes().items()}
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of one sample's state."""
+        n, w, r = self.nr_cells, self.cell_size, self.read_heads
+        return dict(zip(_FIELDS, [(n, w), (1, n, n), (1, n), (r, n), (1, n), (n,)], strict=True))
 
     def reset(self, batch_size: int = 1, hidden: Mapping[str, Tensor] | None = None, erase: bool = True) -> MemoryState:
         """A state to begin with: `hidden` itself, or a new one where there is none, or if it is to be erased."""
@@ -123,10 +174,10 @@ class Memory(nn.Module):
         return state.read_vectors, _dictionary(state)
 
     def _state(self, hidden: Mapping[str, Tensor], read: Tensor) -> DncState:
-        for name, expected in self.new(0).items():
-            if name not in hidden or hidden[name].shape[1:] != expected.shape[1:]:
+        for name, expected in self._shapes().items():
+            if name not in hidden or hidden[name].shape[1:] != expected:
                 found = list(hidden[name].shape) if name in hidden else "none"
-                shape = ", ".join(map(str, ["B", *expected.shape[1:]]))
+                shape = ", ".join(map(str, ["B", *expected]))
                 raise ValueError(f"Memory: hidden[{name!r}] must be [{shape}], got {found}")
         memory = hidden["memory"]
         none = memory.new_empty(memory.size(0), 0)
@@ -170,7 +221,7 @@ class DNC(nn.Module):
         bidirectional: must be False.
 
     Raises:
-        ValueError: no such `rnn_type`, or a bidirectional one.
+        ValueError: no such `rnn_type` or `nonlinearity`, or a bidirectional one.
     """
 
     def __init__(
@@ -201,6 +252,8 @@ class DNC(nn.Module):
         kind = rnn_type.lower()
         if kind not in ("lstm", "gru", "rnn"):
             raise ValueError(f'DNC: rnn_type must be "lstm", "gru" or "rnn", got {rnn_type!r}')
+        if kind == "rnn" and nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f'DNC: nonlinearity must be "tanh" or "relu", got {nonlinearity!r}')
         if bidirectional:
             raise ValueError("DNC: bidirectional must be False, got True")
         if gpu_id is not None:
@@ -227,13 +280,11 @@ class DNC(nn.Module):
         self.nn_output_size = hidden_size + self.read_vectors_size
         self._bare = gpu_id is not None
 
-        recurrent = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[kind]
+        mode = f"RNN_{nonlinearity.upper()}" if kind == "rnn" else kind.upper()
         options: dict[str, Any] = {"bias": bias, "dropout": dropout, "num_layers": num_hidden_layers, "device": device}
-        if kind == "rnn":
-            options["nonlinearity"] = nonlinearity
         for layer in range(num_layers):
             width = self.nn_output_size if layer else self.nn_input_size
-            self.add_module(f"{kind}_layer_{layer}", recurrent(width, hidden_size, **options))
+            self.add_module(f"{kind}_layer_{layer}", Recurrent(mode, width, hidden_size, **options))
             if not self.share_memory_between_layers:
                 self.add_module(f"rnn_layer_memory_{layer}", self._make_memory(device))
         if self.share_memory_between_layers:
@@ -247,7 +298,7 @@ class DNC(nn.Module):
         )
 
     @property
-    def rnns(self) -> list[nn.RNNBase]:
+    def rnns(self) -> list[Recurrent]:
         """The recurrent network of each layer."""
         return [getattr(self, f"{self.rnn_type}_layer_{layer}") for layer in range(self.num_layers)]
 

@@ -212,6 +212,7 @@ def test_no_steps() -> None:
     ("call", "error", "message"),
     [
         (lambda: DNC(4, 6, rnn_type="cnn"), ValueError, 'rnn_type must be "lstm", "gru" or "rnn", got \'cnn\''),
+        (lambda: DNC(4, 6, "rnn", nonlinearity="elu"), ValueError, 'nonlinearity must be "tanh" or "relu", got \'elu\''),
         (lambda: DNC(4, 6, bidirectional=True), ValueError, "bidirectional must be False, got True"),
         (lambda: make()([1.0]), TypeError, "input_data must be a tensor or a PackedSequence, got list"),
         (lambda: make()(inputs()[0]), ValueError, r"input_data must be \[B, T, 4\], got \[5, 4\]"),

@@ -52,16 +52,19 @@ class Cell(nn.Module):
 
     def weights(self) -> list[Tensor]:
         """In the order of the operators, without an output layer."""
-        assert isinstance(self.controller, nn.LSTMCell)
         controller, interface = self.controller, self.interface
-        of_controller: list[Tensor] = [controller.weight_ih, controller.weight_hh, controller.bias_ih, controller.bias_hh]
-        bias: Tensor = interface.bias
-        if not controller.bias:
-            zeros = interface.weight.new_zeros(max(controller.weight_ih.size(0), interface.out_features))
-            of_controller[2:] = [zeros[: controller.weight_ih.size(0)]] * 2
-            bias = zeros[: interface.out_features]
-        of_interface = zip(interface.weight.split(self._parts), bias.split(self._parts), strict=True)
-        return [*of_controller, *(t for part in of_interface for t in part)]
+        weight: Tensor = interface.weight
+        lstm: list[Tensor] = [controller.weight_ih, controller.weight_hh]
+        if controller.bias:
+            bias: Tensor = interface.bias
+            lstm += [controller.bias_ih, controller.bias_hh]
+        else:
+            bias, of_lstm = weight.new_zeros(weight.size(0)), weight.new_zeros(lstm[0].size(0))
+            lstm += [of_lstm, of_lstm]
+        # Nobody changes the parts in place, so they need not be views, which take longer.
+        weights = torch.unsafe_split_with_sizes(weight, self._parts)
+        biases = torch.unsafe_split_with_sizes(bias, self._parts)
+        return lstm + [t for part in zip(weights, biases, strict=True) for t in part]
 
     def signals(self, hidden: Tensor) -> Tensor:
         """The interface ``[B,IF]``."""
@@ -210,7 +213,7 @@ class MemoryLayer(nn.Module, Generic[State]):
 
     def _initial_memory(self, layer: int, batch: int) -> Tensor:
         weight: Tensor = self._cell(layer).interface.weight
-        shape = self._shape("memory", batch)
+        shape = batch, self.memory_size, self.word_size
         if self.initial_memory == "learned":
             memory: Tensor = self.memories[layer]
             return memory.expand(shape)

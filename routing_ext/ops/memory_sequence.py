@@ -20,8 +20,13 @@ _FEW_LINK_BYTES = 1 << 22  # so much is kept rather than computed again
 
 
 def default_link_every(steps: int, link_bytes: int) -> int:
-    """About the root of the number of steps, which keeps the fewest links at a time; 1 where all of them are little memory."""
-    return math.ceil(math.sqrt(steps)) if steps * link_bytes > _FEW_LINK_BYTES else 1
+    """About the root of the number of steps, which keeps the fewest links at a time; 1 where all of them are little memory.
+
+    One formula, in what compilers can trace: of a branch on the number of steps they would compile each way.
+    """
+    root = math.trunc(steps**0.5 + 0.5)
+    is_much = torch.sym_min(1, steps * link_bytes // _FEW_LINK_BYTES)
+    return 1 + (root - 1) * is_much  # type: ignore[no-any-return]
 
 
 def _sequence(
@@ -267,11 +272,12 @@ def _(
         steps, batch, n = sizes["T"], sizes["B"], sizes["N"]
         row = torch.ops.routing_ext.memory_row_size(model, options, [int(sizes[k]) for k in "IHONWVRS"], x.dtype)
         align = 64 // x.element_size()
+        # In one dimension: one of T - 1 would be special to a compiler where T is 2.
         links = (steps - 1) // link_every if steps > 0 else 0
         link_batch = batch if is_linked(model, options) else 0
         tape = [
             x.new_empty((steps + 1, batch, row)),
-            x.new_empty((links, link_batch, sizes["V"], n, (n + align - 1) // align * align)),
+            x.new_empty(links * link_batch * sizes["V"] * n * ((n + align - 1) // align * align)),
         ]
     outputs = sizes["O"] or sizes["H"] + sizes["R"] * sizes["W"]
     return x.new_empty((sizes["T"], sizes["B"], outputs)), final, tape

@@ -22,9 +22,14 @@ _FEW_LINK_BYTES = 1 << 22  # so much is kept rather than computed again
 def default_link_every(steps: int, link_bytes: int, device: torch.device) -> int:
     """About the root of the number of steps, which keeps the fewest links at a time.
 
-    1 where all of them are little memory, and on a GPU, where to compute one again would be one more launch.
+    1 where all of them are little memory, and on a GPU, where to compute one again would be one more launch. On a CPU one
+    formula, in what compilers can trace: of a branch on the number of steps they would compile each way.
     """
-    return math.ceil(math.sqrt(steps)) if device.type != "cuda" and steps * link_bytes > _FEW_LINK_BYTES else 1
+    if device.type == "cuda":
+        return 1
+    root = math.trunc(steps**0.5 + 0.5)
+    is_much = torch.sym_min(1, steps * link_bytes // _FEW_LINK_BYTES)
+    return 1 + (root - 1) * is_much  # type: ignore[no-any-return]
 
 
 def _sequence(
@@ -195,7 +200,7 @@ def ntm_sequence(
     Args:
         x: ``[T,B,I]``, float32 or float64; T and B may be 0.
         weights: 30 tensors with the dtype of ``x``: of the LSTM as in :func:`dnc_sequence`; ``weight [n,H]`` and ``bias [n]``
-            of the write heads' keys (n = V*W), strengths (V), gates (V), shifts (V*S, S odd), sharpness (V), erase (V*W) and
+            of the write heads' keys (n = V*W), strengths (V), gates (V), shifts (V*S), sharpness (V), erase (V*W) and
             add (V*W) vectors, and of the read heads' keys (R*W), strengths (R), gates (R), shifts (R*S) and sharpness (R); of
             the output as in :func:`dnc_sequence`, or none.
         state: before the first step. None instead of it, or of a field, stands for the initial one.
@@ -270,11 +275,12 @@ def _(
         steps, batch, n = sizes["T"], sizes["B"], sizes["N"]
         row = torch.ops.routing_ext.memory_row_size(model, options, [int(sizes[k]) for k in "IHONWVRS"], x.dtype)
         align = 64 // x.element_size()
+        # In one dimension: one of T - 1 would be special to a compiler where T is 2.
         links = (steps - 1) // link_every if steps > 0 else 0
         link_batch = batch if is_linked(model, options) else 0
         tape = [
             x.new_empty((steps + 1, batch, row)),
-            x.new_empty((links, link_batch, sizes["V"], n, (n + align - 1) // align * align)),
+            x.new_empty(links * link_batch * sizes["V"] * n * ((n + align - 1) // align * align)),
         ]
     outputs = sizes["O"] or sizes["H"] + sizes["R"] * sizes["W"]
     return x.new_empty((sizes["T"], sizes["B"], outputs)), final, tape

@@ -20,8 +20,8 @@ StepShape shape_of(const MemoryOpArgs& a, at::ArrayRef<double> options) {
   StepShape s{false, d['B'], d['N'], d['W'], d['V'], d['R'], 0, memory_options(a.op, options)};
   const int64_t given = d['I'];
   s.shifts = (given - s.interface_size()) / (s.reads + s.writes);
-  CHECK_ARG(a.op, "interface", s.shifts % 2 == 1, "must be of an odd number of shifts for each head, got ", s.shifts, " of ",
-            given, " elements");
+  CHECK_ARG(a.op, "interface", s.shifts >= 1, "must be of at least one shift for each head, got ", s.shifts, " of ", given,
+            " elements");
   CHECK_ARG(a.op, "interface", given == s.interface_size(), "must have ", s.interface_size(), " elements, got ", given);
   return s;
 }

@@ -79,16 +79,7 @@ class Loss(nn.Module):
         Raises:
             ValueError: neither targets nor losses, one loss for the whole batch, or arguments of different lengths.
         """
-        if ystrue is None and external_losses is None:
-            raise ValueError("Loss: ystrue or external_losses must be given, got neither")
-        if external_losses is not None:
-            losses = external_losses.reshape(external_losses.size(0), -1).sum(1)
-        else:
-            losses = self._loss_func(ysest, ystrue)
-            if losses.dim() == 0:
-                raise ValueError("Loss: pytorch_loss_func must return a loss for each sample, got one number")
-            if losses.dim() > 1:
-                losses = losses.flatten(1).sum(1)
+        losses = self._module_losses(ysest, ystrue, external_losses)
         if ystrue is None:
             if isinstance(self._reward_func, CorrectClassifiedReward):
                 raise ValueError("Loss: ystrue must be given for CorrectClassifiedReward, got None")
@@ -97,7 +88,8 @@ class Loss(nn.Module):
         if len(set(lengths.values())) > 1:
             raise ValueError(f"Loss: losses, mys, ysest and ystrue must have one element a sample, got {lengths}")
         final = final_rewards(self._reward_func, losses, ysest, ystrue)
-        final = final.to(torch.promote_types(torch.promote_types(final.dtype, losses.dtype), torch.float32))
+        wide = torch.float64 if torch.float64 in (final.dtype, losses.dtype) else torch.float32
+        final = final if final.dtype is wide else final.to(wide)
         of_batch = batch_of(mys)
         if of_batch is None:
             decisions = _of_samples(list(mys), final)
@@ -110,13 +102,23 @@ class Loss(nn.Module):
         routing = self._routing_loss(decisions, final)
         return (losses.mean(), routing.mean()) if reduce else (losses, routing)
 
+    def _module_losses(self, ysest: Tensor, ystrue: Tensor | None, external_losses: Tensor | None) -> Tensor:
+        """``[B]``."""
+        if external_losses is not None:
+            return external_losses.reshape(external_losses.size(0), -1).sum(1)
+        if ystrue is None:
+            raise ValueError("Loss: ystrue or external_losses must be given, got neither")
+        losses: Tensor = self._loss_func(ysest, ystrue)
+        if losses.dim() == 0:
+            raise ValueError("Loss: pytorch_loss_func must return a loss for each sample, got one number")
+        return losses if losses.dim() == 1 else losses.flatten(1).sum(1)
+
     def _routing_loss(self, steps: Sequence[_Decisions], final: Tensor) -> Tensor:
-        batch = final.size(0)
-        routing = torch.zeros(batch, dtype=final.dtype, device=final.device)
+        """``[B]``, of the dtype of the final rewards, or of a wider one that losses have."""
         if not steps:
-            return routing
+            return torch.zeros_like(final)
         known = self._known_rewards(steps, final)
-        count = 1 if known is not None else _count(steps, routing)
+        count = 1 if known is not None else _count(steps, final)
         calls: dict[Hashable, list[tuple[_Decisions, Followed]]] = {}
         later = _Later()
         for j in reversed(range(len(steps))):
@@ -125,18 +127,13 @@ class Loss(nn.Module):
             made = Followed(*later.after(step), reward, cum_return, final)
             calls.setdefault(_key(step), []).append((step, made))
             later.push(step, cum_return)
-        for made_in_call in calls.values():
-            made_in_call.reverse()
-            of_call = self._of_call(made_in_call, routing)
-            routing = (
-                of_call
-                if len(calls) == 1 and (of_call.dtype, of_call.shape) == (routing.dtype, routing.shape)
-                else routing + of_call
-            )
+        found = [self._of_call(made_in_call[::-1], final) for made_in_call in calls.values()]
         if self._clear:
             for reward_func in {id(s.reward_func): s.reward_func for s in steps if s.reward_func is not None}.values():
                 reward_func.clear()
-        return routing
+        if len(found) == 1 and (found[0].dtype, found[0].shape) == (final.dtype, final.shape):
+            return found[0]
+        return sum(found, torch.zeros_like(final))
 
     def _known_rewards(self, steps: Sequence[_Decisions], final: Tensor) -> list[tuple[Tensor, Tensor]] | None:
         """Each step's :meth:`_earned`, where one call gives all of them: all samples made all decisions; no gradient."""

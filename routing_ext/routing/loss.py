@@ -70,6 +70,8 @@ class Loss(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """``(module_loss, routing_loss)``, each a mean, or ``[B]`` if not `reduce`.
 
+        Also ``(ysest, ystrue, mys)``, the order of the reference's README.
+
         Args:
             ysest: ``[B, ...]``, the network's output.
             mys: the meta information of the batch, also reordered, or a part of it.
@@ -79,6 +81,8 @@ class Loss(nn.Module):
         Raises:
             ValueError: neither targets nor losses, one loss for the whole batch, or arguments of different lengths.
         """
+        if isinstance(mys, Tensor) and ystrue is not None:
+            mys, ystrue = ystrue, mys
         losses = self._module_losses(ysest, ystrue, external_losses)
         if ystrue is None:
             if isinstance(self._reward_func, CorrectClassifiedReward):

@@ -27,6 +27,7 @@ from routing_ext.routing import (
     Selection,
     replay,
 )
+from routing_ext.routing.decisions.gradient import GumbelSoftmaxSampling, entropy, make_samples, relaxed_pair
 
 B, K, D = 12, 4, 6
 X = torch.randn(B, D, generator=generator(0))
@@ -151,6 +152,45 @@ class TestBatch:
         chosen = logits.softmax(1).gather(1, actions[active].unsqueeze(1)).view(-1)
         (expected,) = torch.autograd.grad((chosen * x[active].flatten(1).sum(1)).sum(), weight)
         assert_close(weight.grad, expected, 1e-4)
+
+    @pytest.mark.parametrize("hard", [True, False])
+    def test_gumbel_softmax_sampling(self, hard: bool) -> None:
+        hooked: list[Tensor] = []
+        sampling = GumbelSoftmaxSampling(0.7, hard, hooked.append)
+        logits = torch.randn(B, K, generator=generator(3), requires_grad=True)
+        torch.manual_seed(2)
+        gumbel = -(-torch.rand(B, K).log()).log()
+        relaxed = ((logits + gumbel) / 0.7).softmax(1)
+        torch.manual_seed(2)
+        samples = sampling(logits)
+        assert_close(samples, nn.functional.one_hot(relaxed.argmax(1), K).float() if hard else relaxed)
+        weights = torch.randn(B, K, generator=generator(4))
+        (own,) = torch.autograd.grad((samples * weights).sum(), logits)
+        (expected,) = torch.autograd.grad((relaxed * weights).sum(), logits, retain_graph=True)
+        assert_close(own, expected)
+        assert len(hooked) == 1
+        torch.manual_seed(2)
+        actions, factors = sampling.sample(logits)
+        assert torch.equal(actions, relaxed.argmax(1, keepdim=True))
+        assert_close(factors, torch.ones(B, 1))
+        (own,) = torch.autograd.grad(factors.sum(), logits)
+        (expected,) = torch.autograd.grad(relaxed.gather(1, actions).sum(), logits)
+        assert_close(own, expected)
+
+    def test_relaxed_samples(self) -> None:
+        """What RELAX stores is of these."""
+        logits = torch.randn(B, K, generator=generator(3))
+        torch.manual_seed(2)
+        first, second = torch.rand(2, B, K)
+        torch.manual_seed(2)
+        actions, relaxed, conditional = make_samples(logits, 0.5)
+        scores = logits.log_softmax(1) - (-first.log()).log()
+        assert torch.equal(actions, scores.argmax(1))
+        assert_close(relaxed, (scores / 0.5).softmax(1))
+        given, _, same = relaxed_pair(logits.log_softmax(1), 0.5, (first, second), actions)
+        assert torch.equal(given, actions)
+        assert_close(same, conditional)
+        assert_close(entropy(logits.softmax(1)), torch.distributions.Categorical(logits=logits).entropy())
 
     def test_gumbel_softmax_in_evaluation(self) -> None:
         assert decide(make("GumbelSoftmax").eval())[0] is X

@@ -335,6 +335,13 @@ class TestArguments:
         ]
         assert_close(whole, (ys - X).square().sum(1))
 
+    def test_order_of_the_reference_readme(self) -> None:
+        network, _ = networks("REINFORCE")
+        ys, mxs, _ = network(X, TASKS)
+        loss = Loss(nn.CrossEntropyLoss(), NegLossReward())
+        for samples in (mxs, list(mxs)):
+            assert loss(ys, TARGET, samples) == loss(ys, samples, TARGET)
+
     def test_one_loss_for_all(self) -> None:
         loss = Loss(lambda ysest, ystrue: (ysest - ystrue).square().mean(), NegLossReward())
         with pytest.raises(ValueError, match="Loss: pytorch_loss_func must return a loss for each sample, got one number"):

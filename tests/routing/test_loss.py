@@ -477,6 +477,17 @@ class TestDtypes:
         for exact, rounded in zip(results[0][:2], results[1][:2], strict=True):
             assert_close(rounded, exact, 0.05)
 
+    @pytest.mark.parametrize("policy_storage_type", ["approx", "tabular"])
+    @pytest.mark.parametrize("algorithm", [*ALGORITHMS, PlainReinforce])
+    def test_bfloat16_parameters(self, algorithm: Any, policy_storage_type: str) -> None:
+        network = Routed(algorithm, agents=3, reward=REWARDS["collaboration"], policy_storage_type=policy_storage_type)
+        ys, mxs, _ = network.bfloat16()(X.bfloat16(), TASKS)
+        assert ys.dtype is torch.bfloat16
+        module_loss, routing_loss = Loss(nn.CrossEntropyLoss(), NegLossReward())(ys, mxs, TARGET)
+        assert routing_loss.dtype is torch.float32
+        (module_loss + routing_loss).backward()
+        assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
+
     def test_drawn_under_autocast(self) -> None:
         network = Routed("WPL", agents=3)
         with torch.autocast("cpu", torch.bfloat16):

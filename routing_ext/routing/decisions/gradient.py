@@ -83,7 +83,7 @@ class GumbelSoftmax(Decision):
             relaxed = self._gumbel_softmax.relaxed(logits, *agents.draws.uniform(logits.size(1)))
             actions = relaxed.max(1)[1] if agents.replayed is None else agents.replayed
             factor = straight_through(relaxed, actions.unsqueeze(1))
-            ys = ys * factor.view(-1, *[1] * (ys.dim() - 1))
+            ys = (ys * factor.view(-1, *[1] * (ys.dim() - 1))).to(ys.dtype)
         else:
             actions = logits.max(1)[1] if agents.replayed is None else agents.replayed
         return Choice(ys, actions, None, logits)
@@ -153,7 +153,8 @@ class RELAX(Decision):
             actions = agents.replayed
         else:
             actions = sampled if self.training else logits.max(1)[1]
-        both = (agents.evaluate(self._value_mem, torch.cat((agents.xs, z), 1)) for z in (relaxed, conditional))
+        xs = agents.xs
+        both = (agents.evaluate(self._value_mem, torch.cat((xs, z.to(xs.dtype)), 1)) for z in (relaxed, conditional))
         state = torch.stack((logits, *(values.expand_as(logits) for values in both)), 2)
         return Choice(agents.ys, actions, None, state)
 

@@ -114,14 +114,14 @@ class DispatchPlan:
 
 
 def rank_of_module(actions: Tensor, plan: DispatchPlan) -> Tensor:
-    """int64 ``[B]``: which of the modules that have samples is a sample's own; undefined for inactive samples.
+    """int64 ``[B]``: which of the modules that have samples is a sample's own; any of them for inactive samples.
 
     Args:
         actions: int64 ``[B]``, of which the plan was made.
     """
     if actions.is_cpu:
         return _rank_op(actions, plan.layout)  # type: ignore[no-any-return]
-    ranks = (plan.offsets.diff() > 0).cumsum(0) - 1
+    ranks = ((plan.offsets.diff() > 0).cumsum(0) - 1).clamp_(min=0)
     return ranks[actions.clamp(0, plan.num_modules - 1)]
 
 

@@ -94,12 +94,7 @@ class PerActionBaseReward:
     def register_batch(self, states: Tensor, actions: Tensor) -> None:
         """Remembers the choices ``actions [n]`` at ``states [n, K, C]``, in this order."""
         known, new, kept = self._actions, actions.detach(), self._hist_len
-        if new.is_cpu and new.dim() == 1:
-            self._actions = latest_actions(None if known is None else known.cpu(), new, kept)
-        elif known is None or new.numel() >= kept:
-            self._actions = new[max(new.numel() - kept, 0) :].clone()
-        else:
-            self._actions = torch.cat([known.to(new.device)[max(known.numel() + new.numel() - kept, 0) :], new])
+        self._actions = latest_actions(None if known is None else known.to(new.device), new.reshape(-1), kept)
 
     def get_reward(self, dist: Tensor, action: Tensor) -> Tensor:
         """The reward for the choice of a sample."""
@@ -131,13 +126,8 @@ class CollaborationReward(PerActionBaseReward):
             raise ValueError("CollaborationReward.get_reward: no action was registered yet")
         history = self._actions.to(actions.device)
         num_actions = states.size(1) if self._num_actions is None else self._num_actions
-        if actions.is_cpu and actions.dim() == 1:
-            self._precomp, rewards = collaboration_rewards(history, actions, num_actions, self._reward_ratio)
-            return rewards
-        ones = torch.ones(1, device=history.device).expand(history.numel())
-        counts = torch.zeros(num_actions, device=history.device).scatter_add_(0, history, ones)
-        self._precomp = counts / history.numel() * self._reward_ratio
-        return self._precomp[actions] * self._reward_ratio
+        self._precomp, rewards = collaboration_rewards(history, actions.reshape(-1), num_actions, self._reward_ratio)
+        return rewards.view(actions.shape)
 
 
 class RunningAverageCollaborationReward(PerActionBaseReward):

@@ -410,9 +410,7 @@ def memory_layers(slug: str, machine: Results) -> str:
 
     def of_lengths(rows: list[Row]) -> str:
         names = ["mixed", "as many steps", "all steps"]
-        body = [
-            [network(r), *(timed(r["sides"][name]) for name in names), longer(r, "mixed", "as many steps")] for r in rows
-        ]
+        body = [[network(r), *(timed(r["sides"][name]) for name in names), longer(r, "mixed", "as many steps")] for r in rows]
         return table(["lengths", "from few to T", "as many steps, all alike", "all T", "mixed, of alike"], body)
 
     def draw(rows: list[Row]) -> str:

@@ -105,12 +105,8 @@ class PerActionBaseReward:
         if is_users(self):
             self._actions.extend(new)
             self._dists.extend(padded(states.detach()).split(1))
-        elif new.is_cpu and new.dim() == 1:
-            self._latest = latest_actions(None if known is None else known.cpu(), new, kept)
-        elif known is None or new.numel() >= kept:
-            self._latest = new[max(new.numel() - kept, 0) :].clone()
         else:
-            self._latest = torch.cat([known.to(new.device)[max(known.numel() + new.numel() - kept, 0) :], new])
+            self._latest = latest_actions(None if known is None else known.to(new.device), new.reshape(-1), kept)
 
     def _remembered(self) -> Tensor:
         """int64 ``[.]``: the last actions, the last one last."""
@@ -149,13 +145,8 @@ class CollaborationReward(PerActionBaseReward):
     def get_reward_batch(self, states: Tensor, actions: Tensor) -> Tensor:
         history = self._remembered().to(actions.device)
         num_actions = states.size(1) if self._num_actions is None else self._num_actions
-        if actions.is_cpu and actions.dim() == 1:
-            self._precomp, rewards = collaboration_rewards(history, actions, num_actions, self._reward_ratio)
-            return rewards
-        ones = torch.ones(1, device=history.device).expand(history.numel())
-        counts = torch.zeros(num_actions, device=history.device).scatter_add_(0, history, ones)
-        self._precomp = counts / history.numel() * self._reward_ratio
-        return self._precomp[actions] * self._reward_ratio
+        self._precomp, rewards = collaboration_rewards(history, actions.reshape(-1), num_actions, self._reward_ratio)
+        return rewards.view(actions.shape)
 
 
 class RunningAverageCollaborationReward(PerActionBaseReward):

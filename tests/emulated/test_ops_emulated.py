@@ -18,9 +18,9 @@ import pytest
 TESTS = pathlib.Path(__file__).parent.parent
 SUITES = ["ops", "emulated/kernels", "memory/test_circuits.py"]
 ORDERS = [0, -1, 1]
-# In a thread order other than the first: without what is slow, without what looks at the operators' Python side, and without the
-# many ways of lengths and resets, for whose sake no thread waits for another.
-QUICK = ["-m", "not slow", "-k", "not compile and not opcheck and not lengths_and_resets"]
+# In a thread order other than the first: without what is slow or calls an operator hundreds of times, without what looks at
+# the operators' Python side, and without the many ways of lengths and resets, for whose sake no thread waits for another.
+QUICK = ["-m", "not slow", "-k", "not compile and not opcheck and not gradcheck and not lengths_and_resets"]
 
 Run = subprocess.CompletedProcess[str]
 

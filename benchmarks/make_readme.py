@@ -575,7 +575,8 @@ def agreement(ours: list[Row], theirs: list[Row]) -> str:
 
 def learning_memory(slug: str, study: Results) -> str:
     rows = study["rows"]
-    parts = [repeat_copy_losses(rows), copy_learned(rows), reach(rows)]
+    drawn = {"repeat-copy": repeat_copy_losses, "copy": copy_learned, "de-allocation": de_allocation}
+    parts = [draw(of_part) for part, draw in drawn.items() if (of_part := [row for row in rows if row["part"] == part])]
     if any(row["waited"] >= NOISY for row in rows):
         parts.append("⚠ the machine was disturbed: the times of this row are too long.")
     parts.append(f"One thread. {conditions(study, [study])}")
@@ -586,10 +587,14 @@ def seeds_of(rows: Iterable[Row]) -> list[str]:
     return [f"seed {seed}" for seed in sorted({row["seed"] for row in rows})]
 
 
+def by_variant(rows: list[Row]) -> dict[str, list[Row]]:
+    return {variant: [r for r in rows if r["variant"] == variant] for variant in dict.fromkeys(r["variant"] for r in rows)}
+
+
 def repeat_copy_losses(all_rows: list[Row]) -> str:
     """The mean loss of training and of the evaluation after it, and the time, of both sides."""
-    sides = {side: [r for r in all_rows if r["part"] == "repeat-copy" and r["side"] == side] for side in ("reference", "ours")}
-    sides = {side: rows for side, rows in sides.items() if rows}
+    made = by_variant(all_rows)
+    sides = {side: made[side] for side in ("reference", "ours") if side in made}
     seconds = {side: statistics.median(r["seconds"] for r in rows) for side, rows in sides.items()}
     body = []
     for key, name in (("train_loss", "training loss"), ("evaluation_loss", "evaluation loss")):
@@ -607,34 +612,36 @@ def repeat_copy_losses(all_rows: list[Row]) -> str:
 
 
 def copy_learned(all_rows: list[Row]) -> str:
-    """When the NTM copies."""
-    rows = [r for r in all_rows if r["part"] == "copy"]
-    noisy = " ⚠" if max(r["waited"] for r in rows) >= NOISY else ""
+    """When the NTM copies, and what it makes of more words."""
+    seeds = seeds_of(all_rows)
     body = []
-    for key, name, text in (
-        ("solved_after", "sequences", lambda n: f"{n:,.0f}"),
-        ("solved_seconds", f"time{noisy}", lambda s: time(1e6 * s)),
-    ):
-        values = [r[key] for r in rows if r[key] is not None]
-        cells = [name, *("-" if r[key] is None else text(r[key]) for r in rows)]
-        body.append([*cells, f"**{text(statistics.median(values))}**" if len(values) == len(rows) else "-"])
-    return table(["NTM, copy: until 0.01 bits for a bit", *seeds_of(rows), "median"], body)
+    for variant, rows in by_variant(all_rows).items():
+        noisy = " ⚠" if max(r["waited"] for r in rows) >= NOISY else ""
+        for key, name, text in (
+            ("solved_after", "sequences", lambda n: f"{n:,.0f}"),
+            ("solved_seconds", f"time{noisy}", lambda s: time(1e6 * s)),
+        ):
+            values = [r[key] for r in rows if r[key] is not None]
+            cells = [f"`{variant}`, {name}", *("-" if r[key] is None else text(r[key]) for r in rows)]
+            cells += [""] * (len(seeds) - len(rows))
+            body.append([*cells, f"**{text(statistics.median(values))}**" if len(values) == len(rows) else "-"])
+    learned = table(["NTM, copy: until 0.01 bits for a bit", *seeds, "median"], body)
+    return f"{learned}\n\n{reach('NTM, copy', all_rows, '`{}`')}"
 
 
-def reach(all_rows: list[Row]) -> str:
+def de_allocation(all_rows: list[Row]) -> str:
+    return reach("DNC, repeat-copy: de-allocation", all_rows)
+
+
+def reach(what: str, all_rows: list[Row], name_of: str = "{}") -> str:
     """Wrong bits on larger problems."""
-    parts = []
-    for part, what in (("copy", "NTM, copy"), ("free gates", "DNC, repeat-copy")):
-        of_part = [r for r in all_rows if r["part"] == part]
-        body = []
-        for variant in dict.fromkeys(r.get("variant", "") for r in of_part):
-            tests = [r["tests"] for r in of_part if r.get("variant", "") == variant]
-            for key, name in (("wrong_bits", "wrong bits"), ("solved", "sequences without an error")):
-                columns = [sorted(100 * t[key] for t in column) for column in zip(*tests, strict=True)]
-                cells = [f"{statistics.median(c):.1f} <small>{c[0]:.1f}-{c[-1]:.1f}</small>" for c in columns]
-                body.append([f"{variant}{', ' if variant else ''}{name}, %", *cells])
-        parts.append(table([what, *(test["name"] for test in of_part[0]["tests"])], body))
-    return "\n\n".join(parts)
+    body = []
+    for variant, rows in by_variant(all_rows).items():
+        for key, name in (("wrong_bits", "wrong bits"), ("solved", "sequences without an error")):
+            columns = [sorted(100 * t[key] for t in column) for column in zip(*(r["tests"] for r in rows), strict=True)]
+            cells = [f"{statistics.median(c):.1f} <small>{c[0]:.1f}-{c[-1]:.1f}</small>" for c in columns]
+            body.append([f"{name_of.format(variant)}, {name}, %", *cells])
+    return table([what, *(test["name"] for test in all_rows[0]["tests"])], body)
 
 
 Draw = Callable[[str, Results], str]
@@ -745,12 +752,18 @@ ALL_FIGURES: list[tuple[Callable[[str], str], Callable[[Results], Any], Callable
 # Files -----------------------------------------------------------------------------------------------------------------------
 
 
+def newest_first(machines: dict[str, Results]) -> dict[str, Results]:
+    return dict(sorted(machines.items(), key=lambda item: max(row["date"] for row in item[1]["rows"]), reverse=True))
+
+
 def fill(text: str, path: str, draws: dict[str, Draw], machines: dict[str, Results], program: str = "run") -> str:
+    """The text with its tables: of all machines; in README.md, of the first that has results."""
     for name, draw in draws.items():
         found = re.compile(rf"(<!-- benchmark:{name} -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
         if not found.search(text):
             sys.exit(f"{path} must have <!-- benchmark:{name} --> and <!-- /benchmark --> behind it, which were not found")
-        body = "\n\n".join(draw(slug, machine) for slug, machine in machines.items()) or no_results(program)
+        drawn = [t for t in (draw(slug, machine) for slug, machine in machines.items()) if t != NO_RESULTS]
+        body = "\n\n".join(drawn[:1] if path == "README.md" else drawn) or no_results(program)
         text = found.sub(lambda m: f"{m[1]}{body}\n{m[2]}", text)  # noqa: B023
     return text
 
@@ -759,7 +772,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; fail if something is stale")
     check = parser.parse_args().check
-    machines, studies, stale = results.load_all(), results.load_studies(), []
+    machines, studies, stale = newest_first(results.load_all()), results.load_studies(), []
     for name, draws in TABLES.items():
         path = ROOT / name
         if not path.exists():

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from routing_ext import reference
 from routing_ext.memory import Circuit, DNCCircuit, NTMCircuit, dnc_package
+from routing_ext.reference.memory_sequence import memory_sequence
 
 from .measure import Kind, Side
 from .rates import Work
@@ -170,8 +171,10 @@ def plain(model: str, circuit: Circuit[Any]) -> Apply:
 def compiled_step(model: str, circuit: Circuit[Any]) -> Apply:
     """:func:`plain`, a step at a time under torch.compile. Whole sequences take minutes to compile, and are no faster."""
 
+    access: Callable[[Tensor, Any], Any] = {"dnc": reference.dnc_access, "ntm": reference.ntm_access}[model]
+
     def step(x: Tensor, weights: Sequence[Tensor], state: Any) -> tuple[Tensor, Any]:
-        return PLAIN[model](x, weights, state)
+        return memory_sequence(x, weights, state, access, num_parts=1)
 
     compiled = torch.compile(step, dynamic=False, fullgraph=True)
 

@@ -72,7 +72,7 @@ TORCH_LIBRARY(routing_ext, m) {
   m.def("wpl_losses(Tensor[] rows, Tensor[] row_of, Tensor[] actions, Tensor[] returns) -> Tensor");
 
   // What memory networks are made of, float32 or float64: N locations of W elements, H heads of any kind, V write heads, R
-  // read heads, S shifts (odd). Each backward pass gives the gradients of the arguments in their order.
+  // read heads, S shifts. Each backward pass gives the gradients of the arguments in their order.
   //
   // keys [B,H,W], strengths [B,H], memory [B,N,W] -> weights [B,H,N].
   m.def("content_weights(Tensor keys, Tensor strengths, Tensor memory) -> Tensor");

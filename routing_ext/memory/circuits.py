@@ -13,7 +13,7 @@ from ..ops import dnc_sequence, ntm_sequence
 from ..ops.memory_step import MemoryRun, Network, pack_weights
 from .accessors import Accessor, DynamicAccessor, StaticAccessor
 from .controllers import LSTMController
-from .options import OF_DNC, dnc_options, read_options
+from .options import OF_STEP, dnc_options, read_options
 from .sequence_state import PartModule, SequenceState, StateTensor
 
 
@@ -60,7 +60,7 @@ class Circuit(PartModule, Generic[State]):
             args,
             options,
             ("input_dim", "output_dim", "hidden_dim", *of_memory),
-            {"batch_size": None, "clip_value": 20.0, "num_allowed_shifts": None, "dtype": None, **OF_DNC},
+            {"batch_size": None, "clip_value": 20.0, "num_allowed_shifts": None, "dtype": None, **OF_STEP},
         )
         self.batch_size: int | None = read["batch_size"]
         self.input_dim: int = read["input_dim"]
@@ -81,7 +81,7 @@ class Circuit(PartModule, Generic[State]):
         self.accessor = self._Accessor(
             getattr(args, "accessor_params", None),
             **common,
-            **{name: read[name] for name in (*of_memory, "num_allowed_shifts", *OF_DNC)},
+            **{name: read[name] for name in (*of_memory, "num_allowed_shifts", *OF_STEP)},
         )
         self.hid_to_out = nn.Linear(self.hidden_dim + self.read_vec_dim, self.output_dim)
         self._sizes = self.accessor._sizes
@@ -223,7 +223,7 @@ class DNCCircuit(Circuit[DncState]):
         mem_wid: W, elements of a location.
         batch_size: of the state that the attributes show before the first step. Sequences can have any batch.
         clip_value: hidden state and output, before its logistic function, are clipped to +-clip_value; 20 by default.
-        usage, allocation, temperature: see :class:`DncOptions`.
+        usage, allocation, temperature, erase_freed: see :class:`DncOptions`.
         dtype: a dtype, or a tensor type such as ``torch.DoubleTensor``.
     """
 
@@ -240,8 +240,8 @@ class DNCCircuit(Circuit[DncState]):
 class NTMCircuit(Circuit[NtmState]):
     """A neural Turing machine (Graves et al., 2014); a drop-in for ``core.circuits.ntm_circuit.NTMCircuit``.
 
-    As :class:`DNCCircuit`, with the same arguments (`usage` and `allocation` have no meaning) and num_allowed_shifts (S), 3 by
-    default. Its state, an :class:`NtmState`, has no usage, link and precedence.
+    As :class:`DNCCircuit`, with the same arguments (`usage`, `allocation` and `erase_freed` have no meaning) and
+    num_allowed_shifts (S), 3 by default. Its state, an :class:`NtmState`, has no usage, link and precedence.
     """
 
     _State = NtmState

@@ -197,7 +197,7 @@ def ntm_sequence(
     Args:
         x: ``[T,B,I]``, float32 or float64; T and B may be 0.
         weights: 30 tensors with the dtype of ``x``: of the LSTM as in :func:`dnc_sequence`; ``weight [n,H]`` and ``bias [n]``
-            of the write heads' keys (n = V*W), strengths (V), gates (V), shifts (V*S, S odd), sharpness (V), erase (V*W) and
+            of the write heads' keys (n = V*W), strengths (V), gates (V), shifts (V*S), sharpness (V), erase (V*W) and
             add (V*W) vectors, and of the read heads' keys (R*W), strengths (R), gates (R), shifts (R*S) and sharpness (R); of
             the output as in :func:`dnc_sequence`, or none.
         state: before the first step. None instead of it, or of a field, stands for the initial one.

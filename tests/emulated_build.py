@@ -119,7 +119,7 @@ def build_library(sanitize: bool = False) -> pathlib.Path:
     flags += [word for path in cpp_extension.include_paths() for word in ("-isystem", path)]
     flags += [f'-DROUTING_EXT_EMULATED_TORCH="{torch.__version__}"']
     folder = _folder(flags)
-    sources = [*sorted(KERNELS.glob("*.cu")), *sorted(KERNELS.glob("*.cpp")), EMULATION / "emulated_api.cpp"]
+    sources = [*sorted(KERNELS.rglob("*.cu")), *sorted(KERNELS.rglob("*.cpp")), EMULATION / "emulated_api.cpp"]
     link_flags = [flag for path in cpp_extension.library_paths() for flag in (f"-L{path}", f"-Wl,-rpath,{path}")]
     link_flags += ["-shared", *sanitizer, "-ltorch_cpu", "-lc10"]
     return _link(_compile_all(sources, flags, folder), folder / "emulated_ops.so", link_flags)

@@ -80,6 +80,10 @@ LAYOUTS = {"memory_row_size", "memory_step_layout"}  # numbers, on any device
 SEQUENCES = {"memory_sequence", "memory_sequence_backward", "pooled_empty", "memory_pack"}
 SEQUENCES |= {op for op in OPERATORS if op.startswith("memory_step")} - LAYOUTS
 ON_CUDA = {"dispatch_plan", "gather_rows", "scatter_rows", "grouped_linear", "grouped_linear_backward"}
+ON_CUDA |= {f"{op}{of}" for op in ("content_weights", "memory_write", "memory_read") for of in ("", "_backward")}
+ON_CUDA |= {f"dnc_{op}{of}" for op in ("usage", "allocation", "temporal_link", "access") for of in ("", "_backward")}
+ON_CUDA |= {f"ntm_{op}{of}" for op in ("location", "access") for of in ("", "_backward")}
+ON_CUDA |= SEQUENCES
 
 
 def has_kernel(op: str, key: str) -> bool:

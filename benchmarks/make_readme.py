@@ -384,6 +384,43 @@ def memory_use(machine: Results) -> str:
     return f"Memory, with {titled(threads)}:\n\n{table(head, body)}"
 
 
+def memory_layers(slug: str, machine: Results) -> str:
+    """Three tables: of the sizes, of the options, of the lengths."""
+
+    def longer(row: Row, name: str, than: str) -> str:
+        return f"{row['sides'][name]['us'][1] / row['sides'][than]['us'][1]:.2f}"
+
+    def against(row: Row, name: str, other: str) -> str:
+        sides = row["sides"]
+        return f"{number(sides[other]['us'][1] / sides[name]['us'][1])}x" if other in sides else "-"
+
+    def of_sizes(rows: list[Row]) -> str:
+        body = []
+        for r in rows:
+            sides = r["sides"]
+            cells = [network(r), timed(sides["DNC"]), longer(r, "DNC", "unroll"), timed(sides["dnc_package"])]
+            cells += [compared(r, "reference"), against(r, "DNC", "reference")]
+            body.append([*cells, times_faster(sides["plain PyTorch"]), f"{r['floor_us'] / sides['dnc_package']['us'][1]:.0%}"])
+        head = ["", "`DNC`", "of `unroll`", "`dnc_package.DNC`", "the package", "the package to `DNC`", "plain PyTorch"]
+        return table([*head, "of the floor"], body)
+
+    def of_options(rows: list[Row]) -> str:
+        body = [[f"{r['case']['option']}{flags(r)}", timed(r["sides"]["with"]), longer(r, "with", "without")] for r in rows]
+        return table([network(rows[0]).removesuffix(flags(rows[0])), "time", "of that without"], body)
+
+    def of_lengths(rows: list[Row]) -> str:
+        names = ["mixed", "as many steps", "all steps"]
+        body = [[network(r), *(timed(r["sides"][name]) for name in names), longer(r, "mixed", "as many steps")] for r in rows]
+        return table(["lengths", "from few to T", "as many steps, all alike", "all T", "mixed, of alike"], body)
+
+    def draw(rows: list[Row]) -> str:
+        parts = {"sizes": of_sizes, "options": of_options, "lengths": of_lengths}
+        found = {part: [r for r in rows if r["case"]["part"] == part] for part in parts}
+        return "\n\n".join(parts[part](of_part) for part, of_part in found.items() if of_part)
+
+    return block(machine, "memory_layers", draw)
+
+
 def memory_scaling(slug: str, machine: Results) -> str:
     def draw(rows: list[Row]) -> str:
         head = ["", "N", "T", "time of a step", "floor of a step", "plain PyTorch", "peak of memory", "plain PyTorch"]
@@ -621,6 +658,7 @@ TABLES: dict[str, dict[str, Draw]] = {
         "routing_modules": routing_modules,
         "memory_sequence": memory_sequence,
         "memory_scaling": memory_scaling,
+        "memory_layers": memory_layers,
         "memory_ops": memory_ops,
     },
 }
@@ -715,12 +753,18 @@ ALL_FIGURES: list[tuple[Callable[[str], str], Callable[[Results], Any], Callable
 # Files -----------------------------------------------------------------------------------------------------------------------
 
 
+def newest_first(machines: dict[str, Results]) -> dict[str, Results]:
+    return dict(sorted(machines.items(), key=lambda item: max(row["date"] for row in item[1]["rows"]), reverse=True))
+
+
 def fill(text: str, path: str, draws: dict[str, Draw], machines: dict[str, Results], program: str = "run") -> str:
+    """The text with its tables: of all machines; in README.md, of the first that has results."""
     for name, draw in draws.items():
         found = re.compile(rf"(<!-- benchmark:{name} -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
         if not found.search(text):
             sys.exit(f"{path} must have <!-- benchmark:{name} --> and <!-- /benchmark --> behind it, which were not found")
-        body = "\n\n".join(draw(slug, machine) for slug, machine in machines.items()) or no_results(program)
+        drawn = [t for t in (draw(slug, machine) for slug, machine in machines.items()) if t != NO_RESULTS]
+        body = "\n\n".join(drawn[:1] if path == "README.md" else drawn) or no_results(program)
         text = found.sub(lambda m: f"{m[1]}{body}\n{m[2]}", text)  # noqa: B023
     return text
 
@@ -729,7 +773,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; fail if something is stale")
     check = parser.parse_args().check
-    machines, studies, stale = results.load_all(), results.load_studies(), []
+    machines, studies, stale = newest_first(results.load_all()), results.load_studies(), []
     for name, draws in TABLES.items():
         path = ROOT / name
         if not path.exists():

@@ -13,7 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from .. import routing
-from ..routing import CorrectClassifiedReward, Loss, NegLossReward, PerActionBaseReward
+from ..routing import (
+    CorrectClassifiedReward,
+    Loss,
+    NegLossReward,
+    PerActionBaseReward,
+    RunningAverageCollaborationReward,
+)
 from ..tasks import Batch, MultiTaskImages, MultiTaskNetwork, SequenceBatch, SequenceTask, load_images
 from ..tasks.multitask_networks import Architecture
 from .circuits import CircuitConfig
@@ -268,11 +274,11 @@ class RoutingProblem(Problem):
         return [group for group in network.parameter_groups(lr, self.decision_lr) if group["params"]]
 
     def memory(self, network: nn.Module) -> dict[str, Any]:
-        return {name: reward._actions for name, reward in _rewards_of_choices(network)}
+        return {name: getattr(reward, _remembers(reward)) for name, reward in _rewards_of_choices(network)}
 
     def restore_memory(self, network: nn.Module, memory: dict[str, Any]) -> None:
         for name, reward in _rewards_of_choices(network):
-            reward._actions = memory[name]
+            setattr(reward, _remembers(reward), memory[name])
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         train, _ = self.images
@@ -302,6 +308,11 @@ class RoutingProblem(Problem):
             sums += torch.stack([outcome.value, *outcome.measure().values()]) * len(batch.labels)
             count += len(batch.labels)
         return dict(zip(("loss", "decision_loss", "accuracy"), (sums / count).tolist(), strict=True))
+
+
+def _remembers(reward: PerActionBaseReward) -> str:
+    """The attribute in which it does: a tensor, or None."""
+    return "_actions" if isinstance(reward, RunningAverageCollaborationReward) else "_latest"
 
 
 def _rewards_of_choices(network: nn.Module) -> Iterator[tuple[str, PerActionBaseReward]]:

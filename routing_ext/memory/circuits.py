@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .._memory_options import numbers
 from .._states import DncState, NtmState, State
 from ..ops import dnc_sequence, ntm_sequence
+from ..ops.memory_sequence import at_least_float
 from ..ops.memory_step import MemoryRun, Network, pack_weights
 from .accessors import Accessor, DynamicAccessor, StaticAccessor
 from .controllers import LSTMController
@@ -116,20 +117,22 @@ class Circuit(PartModule, Generic[State]):
         """The next step of the sequence under way, which ``_reset_states()`` begins.
 
         Args:
-            input_vb: ``[B,I]`` or ``[1,B,I]``.
+            input_vb: ``[B,I]``, or with more dimensions of size 1 as in ``[1,B,I]``.
 
         Returns:
             ``[1,B,O]``.
 
         Raises:
-            ValueError: the input has another width, or within a sequence another batch.
+            TypeError: the parameters are neither float32 nor float64.
+            ValueError: the input has another width or is a sequence, or within a sequence it has another batch.
         """
-        if input_vb.dim() == 0 or input_vb.size(-1) != self.input_dim:
+        *batch, width = input_vb.shape or (0,)
+        if width != self.input_dim or (len(batch) > 1 and sum(n != 1 for n in batch) > 1):
             raise ValueError(f"{type(self).__name__}: input_vb must be [B, {self.input_dim}], got {list(input_vb.shape)}")
-        x = input_vb if input_vb.dim() == 2 else input_vb.reshape(-1, self.input_dim)
+        x = input_vb if len(batch) == 1 else input_vb.reshape(-1, width)
         weights, run = self._weights(), self._state.run
-        if torch.is_autocast_enabled(x.device.type):
-            x = x.to(weights[0].dtype)
+        if not x.is_meta and torch.is_autocast_enabled(x.device.type):
+            x, weights = at_least_float(x), [at_least_float(w) for w in weights]
         y: Tensor | None = None
         if run is not None:
             self._check_batch(run.network.sizes["B"], x.size(0))
@@ -140,9 +143,12 @@ class Circuit(PartModule, Generic[State]):
 
     def _begin(self, batch: int, weights: list[Tensor]) -> MemoryRun:
         """A run that goes on from the present state."""
+        dtype = weights[0].dtype
+        if dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"{type(self).__name__}: parameters must be float32 or float64, got {dtype}")
         state = None if self._state.is_initial() else self._current(self._State, batch)
-        network = self._network(batch, weights[0].dtype)
-        if self._packed is None or not self._packed.are_of(weights):
+        network = self._network(batch, dtype)
+        if self._packed is None or not self._packed.have_values_of(weights):
             self._packed = pack_weights(network, weights)
         run = self._state.run = MemoryRun(network, self._packed, state, expected_steps=self._state.steps)
         return run
@@ -188,7 +194,10 @@ class Circuit(PartModule, Generic[State]):
     def _named_weights(self) -> list[Tensor]:
         """The same by the names of the modules, which takes longer than a step of a small network."""
         linears = [*self.accessor._linears(), self.hid_to_out]
-        return self.controller._weights() + [t for linear in linears for t in (linear.weight, linear.bias)]
+        weights = self.controller._weights() + [t for linear in linears for t in (linear.weight, linear.bias)]
+        if any(t is None for t in weights):
+            raise TypeError(f"{type(self).__name__}: all linear maps must have a bias, got one without")
+        return weights
 
     def _network(self, batch: int, dtype: torch.dtype) -> Network:
         """What :class:`MemoryRun` is told of this circuit."""

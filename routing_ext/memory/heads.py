@@ -185,7 +185,7 @@ class DynamicReadHead(DynamicHead, _ReadHead):
         Args:
             hidden_vb: ``[B,H]``.
             memory_vb: ``[B,N,W]``.
-            link_vb: ``[B,V,N,N]``.
+            link_vb: ``[B,V,N,N]``; its diagonal, which is zero in every state, counts as zero.
             num_write_heads: V, which the link tells as well.
 
         Returns:

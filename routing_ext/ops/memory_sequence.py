@@ -41,12 +41,14 @@ def _sequence(
     """`others`: the operator's own."""
     before: Sequence[Tensor | None] = () if state is None else state
     if not x.is_meta and torch.is_autocast_enabled(x.device.type):
-        x, before, weights = _float(x), [t if t is None else _float(t) for t in before], [*map(_float, weights)]
+        before = [t if t is None else at_least_float(t) for t in before]
+        x, weights = at_least_float(x), [at_least_float(w) for w in weights]
     y, final = _op(model, options, x, before, weights, *others)
     return y, kind(*final)
 
 
-def _float(t: Tensor) -> Tensor:
+def at_least_float(t: Tensor) -> Tensor:
+    """What autocast makes of an argument: low precision becomes float32."""
     return t.float() if t.is_floating_point() and t.dtype != torch.float64 else t
 
 

@@ -41,7 +41,7 @@ class Network(NamedTuple):
 
 
 def pack_weights(network: Network, weights: Sequence[Tensor]) -> Any:
-    """The parameters as the kernels want them. ``are_of(weights)`` tells whether these are the same ones, unchanged.
+    """The parameters as the kernels want them. ``have_values_of(weights)`` tells whether these are the same ones, unchanged.
 
     Args:
         network: for which they are.

@@ -166,8 +166,9 @@ def test_input_that_is_not_contiguous(make: Callable[..., Circuit], run: Run) ->
 def test_a_step_takes_a_row_or_a_sequence_of_one(make: Callable[..., Circuit]) -> None:
     circuit, x = make(), inputs(1)
     y = circuit(x[0])
-    circuit._reset_states()
-    assert torch.equal(circuit(x), y)
+    for other in (x, x[0].unsqueeze(1)):
+        circuit._reset_states()
+        assert torch.equal(circuit(other), y)
 
 
 def test_no_steps_at_all(make: Callable[..., Circuit]) -> None:
@@ -219,7 +220,11 @@ def test_hidden_state_and_output_are_clipped(make: Callable[..., Circuit], run: 
 
 @pytest.mark.parametrize(
     ("shape", "message"),
-    [((2, 5), r"input_vb must be \[B, 4\], got \[2, 5\]"), ((), r"input_vb must be \[B, 4\], got \[\]")],
+    [
+        ((2, 5), r"input_vb must be \[B, 4\], got \[2, 5\]"),
+        ((), r"input_vb must be \[B, 4\], got \[\]"),
+        ((3, 2, 4), r"input_vb must be \[B, 4\], got \[3, 2, 4\]"),
+    ],
 )
 def test_wrong_step(make: Callable[..., Circuit], shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):

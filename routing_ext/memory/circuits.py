@@ -143,11 +143,10 @@ class Circuit(PartModule, Generic[State]):
 
     def _begin(self, batch: int, weights: list[Tensor]) -> MemoryRun:
         """A run that goes on from the present state."""
-        dtype = weights[0].dtype
-        if dtype not in (torch.float32, torch.float64):
-            raise TypeError(f"{type(self).__name__}: parameters must be float32 or float64, got {dtype}")
+        if weights[0].dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"{type(self).__name__}: parameters must be float32 or float64, got {weights[0].dtype}")
         state = None if self._state.is_initial() else self._current(self._State, batch)
-        network = self._network(batch, dtype)
+        network = self._network(batch, weights[0])
         if self._packed is None or not self._packed.have_values_of(weights):
             self._packed = pack_weights(network, weights)
         run = self._state.run = MemoryRun(network, self._packed, state, expected_steps=self._state.steps)
@@ -199,11 +198,11 @@ class Circuit(PartModule, Generic[State]):
             raise TypeError(f"{type(self).__name__}: all linear maps must have a bias, got one without")
         return weights
 
-    def _network(self, batch: int, dtype: torch.dtype) -> Network:
-        """What :class:`MemoryRun` is told of this circuit."""
+    def _network(self, batch: int, like: Tensor) -> Network:
+        """What :class:`MemoryRun` is told of this circuit. `like`: a parameter."""
         shifts = self.accessor.write_heads.num_allowed_shifts if self._model == "ntm" else 0
         sizes = {**self._sizes, "B": batch, "I": self.input_dim, "O": self.output_dim, "S": shifts}
-        return Network(self._model, numbers(self.options), sizes, dtype, self.clip_value)
+        return Network(self._model, numbers(self.options), sizes, like.dtype, like.device, self.clip_value)
 
     def _sequence(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
         raise NotImplementedError

@@ -19,11 +19,14 @@ _LINK = DncState._fields.index("link")
 _FEW_LINK_BYTES = 1 << 22  # so much is kept rather than computed again
 
 
-def default_link_every(steps: int, link_bytes: int) -> int:
-    """About the root of the number of steps, which keeps the fewest links at a time; 1 where all of them are little memory.
+def default_link_every(steps: int, link_bytes: int, device: torch.device) -> int:
+    """About the root of the number of steps, which keeps the fewest links at a time.
 
-    One formula, in what compilers can trace: of a branch on the number of steps they would compile each way.
+    1 where all of them are little memory, and on a GPU, where to compute one again would be one more launch. On a CPU one
+    formula, in what compilers can trace: of a branch on the number of steps they would compile each way.
     """
+    if device.type == "cuda":
+        return 1
     root = math.trunc(steps**0.5 + 0.5)
     is_much = torch.sym_min(1, steps * link_bytes // _FEW_LINK_BYTES)
     return 1 + (root - 1) * is_much  # type: ignore[no-any-return]
@@ -107,7 +110,7 @@ def dnc_sequence(
         resets: bool ``[T,B]``: whether a sample begins anew at this step, with the initial state.
         reset_memory: ``[B,N,W]``, the memory with which it does.
         link_every: of the links, the largest part of the state, one in so many is kept for the backward pass, which computes
-            the others again. Default: about the root of T, or 1 where they take little memory.
+            the others again. Default: about the root of T; 1 on a GPU, or where they take little memory.
         options: of :class:`~routing_ext.memory.DncOptions`.
 
     Returns:
@@ -124,7 +127,7 @@ def dnc_sequence(
     if link_every is None:
         num_writes = weights[6].size(0) if len(weights) > 6 else 1
         link_bytes = x.size(1) * num_writes * locations**2 * x.element_size() if of_step.link else 0
-        link_every = default_link_every(x.size(0), link_bytes)
+        link_every = default_link_every(x.size(0), link_bytes, x.device)
     given = _numbers("dnc_sequence", of_step, output, initial)
     return _sequence(
         DncState, "dnc", given, x, state, weights, lengths, resets, reset_memory, [locations], clip_value, link_every
@@ -170,7 +173,7 @@ def dnc_access_sequence(
     (_, n, w), v, r = state.memory.shape, state.write_weights.size(1), state.read_weights.size(1)
     if link_every is None:
         link_bytes = interface.size(1) * v * n**2 * interface.element_size() if is_linked("dnc", given) else 0
-        link_every = default_link_every(interface.size(0), link_bytes)
+        link_every = default_link_every(interface.size(0), link_bytes, interface.device)
     before = [*state[:6], None, None, state.read_vectors]
     y, final = _sequence(
         DncState, "dnc", given, interface, before, [], lengths, resets, reset_memory, [n, w, v, r, 0], math.inf, link_every

@@ -47,29 +47,42 @@ template <class Group, class T>
 __device__ void row_products(const Group& group, int heads, const T* vectors, const T* matrix, int rows, int width, bool adds,
                              T* out, T* norms) {
   const int lanes = lanes_for(width);
-  for_each_heads(heads, [&](auto some, int h, int count) {
-    constexpr int most = decltype(some)::kMost;
+#pragma unroll 1
+  for (int h = 0; h < heads; h += kHeads) {
+    const int count = static_cast<int>(smaller(heads - h, kHeads));
     for_each_row(group, rows, lanes, [&](int row, int lane, bool is_there) {
       const T* const own = matrix + static_cast<int64_t>(row) * width;
-      T sums[most] = {}, square = 0;
+      T sums[kHeads + 1] = {};
+#pragma unroll 2
       for (int w = lane; w < width; w += lanes) {
         const T x = own[w];
-        square += x * x;
+        sums[kHeads] += x * x;
 #pragma unroll
-        for (int k = 0; k < most; ++k) sums[k] += k < count ? vectors[(h + k) * width + w] * x : T(0);
+        for (int k = 0; k < kHeads; ++k) sums[k] += k < count ? vectors[(h + k) * width + w] * x : T(0);
       }
-#pragma unroll
-      for (int k = 0; k < most; ++k) sums[k] = team_sum(sums[k], lanes);
-      square = team_sum(square, lanes);
+      team_sums(sums, lanes);
       if (!is_there || lane != 0) return;
 #pragma unroll
-      for (int k = 0; k < most; ++k) {
+      for (int k = 0; k < kHeads; ++k) {
         if (k >= count) continue;
         T& to = out[static_cast<int64_t>(h + k) * rows + row];
         to = adds ? to + sums[k] : sums[k];
       }
-      if (norms && h == 0) norms[row] = square;
+      if (norms && h == 0) norms[row] = sums[kHeads];
     });
+  }
+}
+
+// Of each row of a matrix [rows,width] its squared norm.
+template <class Group, class T>
+__device__ void row_norms(const Group& group, const T* matrix, int rows, int width, T* norms) {
+  const int lanes = lanes_for(width);
+  for_each_row(group, rows, lanes, [&](int row, int lane, bool is_there) {
+    const T* const own = matrix + static_cast<int64_t>(row) * width;
+    T square = 0;
+    for (int w = lane; w < width; w += lanes) square += own[w] * own[w];
+    square = team_sum(square, lanes);
+    if (is_there && lane == 0) norms[row] = square;
   });
 }
 
@@ -123,28 +136,40 @@ __device__ Softmax<T> content_softmax(const Group& group, const Lookup<T>& look,
 
 // ---- backward --------------------------------------------------------------------------------------------------------------
 
-// grad [H,N]: of the weights, which becomes that of the dots. along(h): the sum of grad and weights over the locations.
-// grad_norms [H,N] is set: what each head says about the norms of the memory's rows. The sums: of the strengths, and of the
-// squared norms of the keys.
-template <class Group, class T, class Along>
+// grad_of(h) gives a function of i, the gradient of the weights; along(h) is the sum of it times the weights. dots [H,N] is
+// set to the gradient of the dots, grad_norms [H,N] to what each head says about the norms of the memory's rows. The sums: of
+// the strengths, and of the squared norms of the keys.
+template <class Group, class T, class Along, class GradOf>
 __device__ RowSums<2, T> content_backward(const Group& group, const Lookup<T>& look, const RowSums<1, T>& key_norms,
-                                          const T* norms, const T* cosines, const T* weights, const Along& along, T* grad,
-                                          T* grad_norms, T* partials) {
+                                          const T* norms, const T* cosines, const T* weights, const Along& along,
+                                          const GradOf& grad_of, T* dots, T* grad_norms, T* partials) {
   const T least = sizeof(T) == 4 ? T(1e-37) : T(1e-300);
   return RowSums<2, T>(group, look.heads, look.locations, partials, [&](int h) {
     const int64_t row = static_cast<int64_t>(h) * look.locations;
     const T mean = along(h), a = key_norms.total(h) + look.inner, strength = look.strengths[h], inner = look.inner;
     const T *const cosine_of = cosines + row, *const weight_of = weights + row, *const squares = norms + look.norms_of(h);
-    T *const g = grad + row, *const of_norm = grad_norms + row;
+    T *const dot_of = dots + row, *const of_norm = grad_norms + row;
+    const auto grad = grad_of(h);
     return [=](int i, T* sums) {
-      const T score = weight_of[i] * (g[i] - mean), cosine = cosine_of[i];
+      const T score = weight_of[i] * (grad(i) - mean), cosine = cosine_of[i];
       const T b = squares[i] + inner, root = sqrt(a * b);
       const T dot = strength * score / (root + T(kEpsilon));
       const T product = dot * cosine * (T(-0.5) / (root + least));  // of A B; none where one is zero
       sums[0] += score * cosine, sums[1] += product * b;
-      g[i] = dot, of_norm[i] = product * a;
+      dot_of[i] = dot, of_norm[i] = product * a;
     };
   });
+}
+// The same, of grad [H,N], which becomes the gradient of the dots.
+template <class Group, class T, class Along>
+__device__ RowSums<2, T> content_backward(const Group& group, const Lookup<T>& look, const RowSums<1, T>& key_norms,
+                                          const T* norms, const T* cosines, const T* weights, const Along& along, T* grad,
+                                          T* grad_norms, T* partials) {
+  const auto grad_of = [&](int h) {
+    const T* const row = grad + static_cast<int64_t>(h) * look.locations;
+    return [row](int i) { return row[i]; };
+  };
+  return content_backward(group, look, key_norms, norms, cosines, weights, along, grad_of, grad, grad_norms, partials);
 }
 
 // What flows into a memory from those who looked at it, and into their keys.
@@ -166,7 +191,7 @@ struct LookupSweep {
   T key[heads][kColumns<T>] = {}, square[masked ? heads : 1][kColumns<T>] = {}, grad_read[heads][kColumns<T>] = {};
   T dot[heads] = {}, weight[heads] = {}, norm[masked ? heads : 1] = {};
 
-  static constexpr int kSums = masked ? 2 * heads : heads;
+  static constexpr int kMost = heads, kSums = masked ? 2 * heads : heads;
 
   __device__ __forceinline__ void column(int c, int w) {
 #pragma unroll
@@ -226,21 +251,23 @@ struct LookupSweep {
   }
 };
 
+template <class Sweep, class Group, class T>
+__device__ __forceinline__ void look_up_backward_by(const Group& group, const Lookup<T>& look, const LookupGradients<T>& of,
+                                                    T* partials) {
+#pragma unroll 1
+  for (int h = 0; h < look.heads; h += Sweep::kMost) {
+    Sweep body{look, of, h, static_cast<int>(smaller(look.heads - h, Sweep::kMost))};
+    sweep<0, Sweep::kSums>(group, look.locations, look.word, lanes_for(look.word), partials, body);
+  }
+}
+// A barrier at the end. Masked heads come one by one.
 template <class Group, class T>
 __device__ void look_up_backward(const Group& group, const Lookup<T>& look, const LookupGradients<T>& of, T* partials) {
-  const int lanes = lanes_for(look.word);
-  for_each_heads(look.heads, [&](auto some, int h, int count) {
-    constexpr int heads = decltype(some)::kMost;
-    if (look.masks) {
-      using Sweep = LookupSweep<T, heads, true>;
-      Sweep body{look, of, h, count};
-      sweep<0, Sweep::kSums>(group, look.locations, look.word, lanes, partials, body);
-    } else {
-      using Sweep = LookupSweep<T, heads, false>;
-      Sweep body{look, of, h, count};
-      sweep<0, Sweep::kSums>(group, look.locations, look.word, lanes, partials, body);
-    }
-  });
+  if (look.masks) {
+    look_up_backward_by<LookupSweep<T, 1, true>>(group, look, of, partials);
+  } else {
+    look_up_backward_by<LookupSweep<T, kHeads, false>>(group, look, of, partials);
+  }
 }
 
 }  // namespace routing_ext::cuda

@@ -27,7 +27,9 @@ class BlockGroup {
 constexpr int kMaxGroup = 256;  // threads
 
 // How many threads work on a sample of so many locations: more would wait at each barrier and have nothing to do between them.
-inline int group_threads(int64_t locations) { return locations <= 32 ? 64 : locations <= 64 ? 128 : kMaxGroup; }
+inline int group_threads(int64_t locations) {
+  return locations <= 8 ? 32 : locations <= 32 ? 64 : locations <= 64 ? 128 : kMaxGroup;
+}
 
 // Heads are taken by one or by up to four at a time, with sums in registers: f(Heads<1 or 4>(), first head, how many).
 template <int n>
@@ -37,6 +39,7 @@ struct Heads {
 constexpr int kHeads = 4;
 template <class F>
 __device__ __forceinline__ void for_each_heads(int heads, const F& f) {
+#pragma unroll 1
   for (int h = 0; h < heads; h += kHeads) {
     if (heads - h == 1) {
       f(Heads<1>(), h, 1);
@@ -52,19 +55,30 @@ inline bool countable(int64_t elements) { return elements <= INT32_MAX - kMaxGro
 // f(i) for i in [0, n), shared by the threads.
 template <class Group, class F>
 __device__ __forceinline__ void for_each(const Group& group, int n, const F& f) {
+#pragma unroll 1
   for (int i = group.rank(); i < n; i += group.size()) f(i);
 }
 
 // ---- in a warp -------------------------------------------------------------------------------------------------------------
 
 // Over the team of `lanes` lanes, a power of two; every lane of the warp calls it, and every lane of the team gets the result.
+template <int count, class T>
+__device__ __forceinline__ void team_sums(T (&x)[count], int lanes = kWarp) {
+#pragma unroll 1
+  for (int d = lanes / 2; d > 0; d /= 2) {
+#pragma unroll
+    for (int k = 0; k < count; ++k) x[k] += __shfl_xor_sync(kFullWarp, x[k], d);
+  }
+}
 template <class T>
 __device__ __forceinline__ T team_sum(T x, int lanes = kWarp) {
-  for (int d = lanes / 2; d > 0; d /= 2) x += __shfl_xor_sync(kFullWarp, x, d);
-  return x;
+  T one[1] = {x};
+  team_sums(one, lanes);
+  return one[0];
 }
 template <class T>
 __device__ __forceinline__ T team_product(T x, int lanes = kWarp) {
+#pragma unroll 1
   for (int d = lanes / 2; d > 0; d /= 2) x *= __shfl_xor_sync(kFullWarp, x, d);
   return x;
 }
@@ -89,6 +103,7 @@ __host__ __device__ inline int lanes_for(int64_t width) {
 template <class Group, class F>
 __device__ __forceinline__ void for_each_row(const Group& group, int rows, int lanes, const F& f) {
   const int teams = kWarp / lanes, team = group.lane() / lanes, lane = group.lane() % lanes;
+#pragma unroll 1
   for (int first = group.warp() * teams; first < rows; first += group.warps() * teams) {
     const int row = first + team;
     f(row < rows ? row : rows - 1, lane, row < rows);
@@ -103,16 +118,18 @@ struct Pieces {
 
   template <class Group>
   __device__ __forceinline__ Pieces(const Group& group, int rows_, int n_)
-      : rows(rows_), n(n_), each(rows_ < group.warps() ? group.warps() / rows_ : 1) {}
+      : rows(rows_), n(n_), each(rows_ > 0 && rows_ < group.warps() ? group.warps() / rows_ : 1) {}
 
   // f(row, index of the piece among all).
   template <class Group, class F>
   __device__ __forceinline__ void for_each_piece(const Group& group, const F& f) const {
+#pragma unroll 1
     for (int p = group.warp(); p < rows * each; p += group.warps()) f(p / each, p);
   }
   // f(i) for this lane's elements of a piece.
   template <class Group, class F>
   __device__ __forceinline__ void for_each_element(const Group& group, int piece, const F& f) const {
+#pragma unroll 1
     for (int i = piece % each * kWarp + group.lane(); i < n; i += each * kWarp) f(i);
   }
 };
@@ -135,8 +152,7 @@ struct RowSums {
       const auto add = of(row);
       T sums[count] = {};
       pieces.for_each_element(group, piece, [&](int i) { add(i, sums); });
-#pragma unroll
-      for (int k = 0; k < count; ++k) sums[k] = team_sum(sums[k]);
+      team_sums(sums);
       if (group.lane() != 0) return;
 #pragma unroll
       for (int k = 0; k < count; ++k) partials[k * pieces.rows * pieces.each + piece] = sums[k];
@@ -145,6 +161,7 @@ struct RowSums {
   __device__ __forceinline__ T total(int row, int k = 0) const {
     const T* const of_row = partials + (k * pieces.rows + row) * pieces.each;
     T sum = of_row[0];
+#pragma unroll 1
     for (int p = 1; p < pieces.each; ++p) sum += of_row[p];
     return sum;
   }
@@ -191,7 +208,9 @@ struct Softmax {
     pieces.for_each_piece(group, [&](int row, int piece) {
       const T *const most = partials + row * pieces.each, *const sums = most + pieces.rows * pieces.each;
       T top = most[0], total = 0;
+#pragma unroll 1
       for (int p = 1; p < pieces.each; ++p) top = most[p] > top ? most[p] : top;
+#pragma unroll 1
       for (int p = 0; p < pieces.each; ++p) total += sums[p] * exponential(most[p] - top);
       const T scale = exponential(partials[piece] - top) / total;
       T* const own = out + row * pieces.n;
@@ -222,10 +241,12 @@ __device__ __forceinline__ void sweep(const Group& group, int rows, int cols, in
   constexpr int columns = kColumns<T>;
   const int teams = kWarp / lanes, team = group.lane() / lanes, lane = group.lane() % lanes;
   const int tile = columns * lanes;
+#pragma unroll 1
   for (int first = 0; first < cols; first += tile) {
     T down[column_sums][columns] = {};
 #pragma unroll
     for (int c = 0; c < columns; ++c) body.column(c, first + c * lanes + lane);
+#pragma unroll 1
     for (int base = group.warp() * teams; base < rows; base += group.warps() * teams) {
       const int row = base + team;
       const bool is_there = row < rows;
@@ -239,23 +260,30 @@ __device__ __forceinline__ void sweep(const Group& group, int rows, int cols, in
         }
       }
       if constexpr (row_sums > 0) {
-#pragma unroll
-        for (int k = 0; k < row_sums; ++k) along[k] = team_sum(along[k], lanes);
+        team_sums(along, lanes);
         if (is_there && lane == 0) body.row_sums(row, along, first == 0);
       }
     }
     // Over the teams of the warp, then over the warps: partials [warps,sums,tile].
+#pragma unroll 1
+    for (int d = lanes; d < kWarp; d *= 2) {
+#pragma unroll
+      for (int k = 0; k < column_sums; ++k) {
+#pragma unroll
+        for (int c = 0; c < columns; ++c) down[k][c] += __shfl_xor_sync(kFullWarp, down[k][c], d);
+      }
+    }
 #pragma unroll
     for (int k = 0; k < column_sums; ++k) {
 #pragma unroll
       for (int c = 0; c < columns; ++c) {
-        for (int d = lanes; d < kWarp; d *= 2) down[k][c] += __shfl_xor_sync(kFullWarp, down[k][c], d);
         if (team == 0) partials[(group.warp() * column_sums + k) * tile + c * lanes + lane] = down[k][c];
       }
     }
     group.sync();
     for_each(group, static_cast<int>(smaller(tile, cols - first)), [&](int j) {
       T total[column_sums] = {};
+#pragma unroll 1
       for (int w = 0; w < group.warps(); ++w) {
 #pragma unroll
         for (int k = 0; k < column_sums; ++k) total[k] += partials[(w * column_sums + k) * tile + j];

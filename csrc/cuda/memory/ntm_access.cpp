@@ -7,6 +7,7 @@
 #include "../../common/memory_options_args.h"
 #include "ntm_record.cuh"
 #include "operator_glue.h"
+#include "step_glue.h"
 
 namespace routing_ext::cuda {
 namespace {
@@ -19,8 +20,8 @@ StepShape shape_of(const MemoryOpArgs& a, at::ArrayRef<double> options) {
   StepShape s{false, d['B'], d['N'], d['W'], d['V'], d['R'], 0, memory_options(a.op, options)};
   const int64_t given = d['I'];
   s.shifts = (given - s.interface_size()) / (s.reads + s.writes);
-  CHECK_ARG(a.op, "interface", s.shifts % 2 == 1, "must be of an odd number of shifts for each head, got ", s.shifts, " of ",
-            given, " elements");
+  CHECK_ARG(a.op, "interface", s.shifts >= 1, "must be of at least one shift for each head, got ", s.shifts, " of ", given,
+            " elements");
   CHECK_ARG(a.op, "interface", given == s.interface_size(), "must have ", s.interface_size(), " elements, got ", given);
   return s;
 }
@@ -28,17 +29,6 @@ int64_t row_size(const StepShape& s, at::ArrayRef<double> options, at::ScalarTyp
   return memory_row_size("ntm", options, {0, 0, 0, s.locations, s.word, s.writes, s.reads, s.shifts}, dtype);
 }
 
-// C: float or double, const for what the caller gave. A tensor that is not defined: nullptr.
-template <class C>
-Rows<C> rows_of(const Tensor& t) {
-  if (!t.defined()) return {};
-  const int64_t stride = t.size(0) > 0 ? t.numel() / t.size(0) : 0;
-  if constexpr (std::is_const_v<C>) {
-    return {static_cast<C*>(t.const_data_ptr()), stride};
-  } else {
-    return {static_cast<C*>(t.mutable_data_ptr()), stride};
-  }
-}
 template <class C>
 StepState<C> state_of(const Tensor& memory, const Tensor& write_weights, const Tensor& read_weights) {
   StepState<C> state;
@@ -46,16 +36,6 @@ StepState<C> state_of(const Tensor& memory, const Tensor& write_weights, const T
   state.write_weights = rows_of<C>(write_weights), state.read_weights = rows_of<C>(read_weights);
   return state;
 }
-// The state behind the step's own record.
-template <class C>
-StepState<C> state_in_record(const StepShape& s, const Rows<C>& record) {
-  StepState<C> state;
-  state.memory = {record.data + NtmRecord(s).size, record.stride};
-  state.write_weights = {state.memory.data + s.locations * s.word, record.stride};
-  state.read_weights = {state.write_weights.data + s.writes * s.locations, record.stride};
-  return state;
-}
-
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> ntm_access_cuda(const Tensor& interface, const Tensor& memory,
                                                                    const Tensor& write_weights, const Tensor& read_weights,
                                                                    at::ArrayRef<double> options) {
@@ -74,7 +54,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> ntm_access_cuda(const Tensor&
     step.previous = state_of<const T>(a.tensors[1], a.tensors[2], a.tensors[3]);
     step.next = state_of<T>(next_memory, next_writes, next_reads);
     step.read_vectors = rows_of<T>(read), step.record = rows_of<T>(record);
-    step.copy = state_in_record(shape, step.record);
+    step.copy = state_in_record(shape, step.record, NtmRecord(shape).size);
     const Tensor scratch = scratch_of(ntm_step_scratch_bytes<T>(shape), a.options);
     check_launch(a.op, launch_ntm_step(shape, step, scratch.mutable_data_ptr(), scope.stream()));
   });
@@ -109,7 +89,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ntm_access_backward_cuda(
     StepBackward<T> step{};
     step.previous = state_of<const T>(a.tensors[5], a.tensors[6], a.tensors[7]);
     step.record = rows_of<const T>(record);
-    step.next = state_in_record(shape, step.record);
+    step.next = state_in_record(shape, step.record, NtmRecord(shape).size);
     step.grad_next = state_of<const T>(a.tensors[0], a.tensors[1], a.tensors[2]);
     step.grad_read_vectors = rows_of<const T>(a.tensors[3]);
     step.grad_interface = rows_of<T>(results[0]);

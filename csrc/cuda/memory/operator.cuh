@@ -49,7 +49,7 @@ struct MemoryOpSample {
 
 // Op: Op::Arrays(workspace, shape), and Op::run(group, sample, arrays).
 template <class Op, class T, bool in_shared>
-__global__ void __launch_bounds__(kMaxGroup)
+__global__ void __launch_bounds__(kMaxGroup, 1)
     memory_op_kernel(const MemoryOpShape __grid_constant__ shape, const MemoryOpTensors<T> __grid_constant__ tensors,
                      T* scratch, int64_t scratch_elements) {
   Workspace<T, in_shared> workspace(scratch + blockIdx.x * scratch_elements);

@@ -134,10 +134,11 @@ struct ReadSweep {
 template <class Group, class T>
 __device__ void read_memory(const Group& group, int heads, const T* weights, const T* memory, int locations, int word, T* read,
                             T* partials) {
-  for_each_heads(heads, [&](auto some, int h, int count) {
-    ReadSweep<T, decltype(some)::kMost> body{weights, memory, locations, word, h, count, read};
-    sweep<0, decltype(some)::kMost>(group, locations, word, lanes_for(word), partials, body);
-  });
+#pragma unroll 1
+  for (int h = 0; h < heads; h += kHeads) {
+    ReadSweep<T, kHeads> body{weights, memory, locations, word, h, static_cast<int>(smaller(heads - h, kHeads)), read};
+    sweep<0, kHeads>(group, locations, word, lanes_for(word), partials, body);
+  }
 }
 
 }  // namespace routing_ext::cuda

@@ -35,7 +35,6 @@ struct Rows {
   int64_t stride = 0;
 
   __host__ __device__ T* operator[](int64_t sample) const { return data ? data + sample * stride : nullptr; }
-  __host__ __device__ operator Rows<const T>() const { return {data, stride}; }
 };
 
 // A state, or the gradient of one. An NTM has no usage, precedence and link, an unlinked DNC no precedence and link.

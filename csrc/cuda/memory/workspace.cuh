@@ -19,7 +19,9 @@ class Workspace {
   // scratch: of the sample; only if not in shared memory.
   __device__ explicit Workspace(T* scratch) : next_(scratch) {}
 
+  // nullptr where there are no elements.
   __device__ T* take(int64_t count) {
+    if (count == 0) return nullptr;
     if constexpr (in_shared) {
       return arena_.take<T>(count);
     } else {
@@ -28,7 +30,7 @@ class Workspace {
       return here;
     }
   }
-  __device__ T* take_partials(int64_t count) { return arena_.take<T>(count); }
+  __device__ T* take_partials(int64_t count) { return count == 0 ? nullptr : arena_.take<T>(count); }
 
  private:
   SharedArena arena_;

@@ -15,7 +15,7 @@ from ..ops.memory_step import MemoryRun, Network, pack_weights
 from .accessors import Accessor, DynamicAccessor, StaticAccessor
 from .controllers import LSTMController
 from .options import OF_STEP, dnc_options, read_options
-from .sequence_state import PartModule, SequenceState, StateTensor
+from .sequence_state import PartModule, SequenceState, StateTensor, check_shape
 
 
 class _Places(NamedTuple):
@@ -103,7 +103,15 @@ class Circuit(PartModule, Generic[State]):
 
     @state.setter
     def state(self, value: State) -> None:
+        self._check_state(value, f"{type(self).__name__}: state", -1)
         self._state.update(value._asdict())
+
+    def _check_state(self, state: State, what: str, batch: int) -> None:
+        """-1: a batch of any size."""
+        if not isinstance(state, self._State):
+            raise TypeError(f"{what} must be of type {self._State.__name__}, got {type(state).__name__}")
+        for field, value in state._asdict().items():
+            check_shape(f"{what}.{field}", value, self._shape(field, batch))
 
     def initial_state(
         self, batch: int, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
@@ -163,16 +171,14 @@ class Circuit(PartModule, Generic[State]):
             ``(y [T,B,O], state)``; the state is that after the last step.
 
         Raises:
+            TypeError: the state is none of such a circuit.
             ValueError: x is of another shape, or the state of another batch.
         """
-        name = type(self).__name__
+        name = f"{type(self).__name__}.unroll"
         if x.dim() != 3 or x.size(-1) != self.input_dim:
-            raise ValueError(f"{name}.unroll: x must be [T, B, {self.input_dim}], got {list(x.shape)}")
-        for field, value in () if state is None else state._asdict().items():
-            if value.shape != self._shape(field, x.size(1)):
-                raise ValueError(
-                    f"{name}.unroll: state.{field} must be {list(self._shape(field, x.size(1)))}, got {list(value.shape)}"
-                )
+            raise ValueError(f"{name}: x must be [T, B, {self.input_dim}], got {list(x.shape)}")
+        if state is not None:
+            self._check_state(state, f"{name}: state", x.size(1))
         return self._sequence(x, state)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -29,7 +29,7 @@ EMULATION = ROOT / "tests" / "cuda_emu"
 KERNELS = ROOT / "csrc" / "cuda"
 
 FLAGS = ["-std=c++20", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
-FLAGS += [f"-I{EMULATION}", f"-I{KERNELS}"]
+FLAGS += [f"-I{folder}" for folder in (EMULATION, KERNELS, KERNELS / "memory")]
 SANITIZER_FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
 
 

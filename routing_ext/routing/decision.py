@@ -413,6 +413,24 @@ class Decision(nn.Module):
             actions = agents.replayed
         return Choice(ys, actions, is_exploratory, states)
 
+    def _plan_agents(self, xs: Tensor, mxs: Any, prior_actions: Tensor | None, mask: Tensor | None) -> AgentsPlan:
+        """The plan of the agents, after a look at the arguments."""
+        name, batch = type(self).__name__, xs.size(0)
+        if len(mxs) != batch:
+            raise ValueError(f"{name}: mxs must have one element for each of {batch} samples, got {len(mxs)}")
+        if self._num_agents == 1:
+            prior_actions = torch.zeros(batch, dtype=torch.int64, device=xs.device)
+        elif prior_actions is None or (batch and len(prior_actions) == 0):
+            raise ValueError(f"{name}: prior_actions must say which of the {self._num_agents} agents decides, got none")
+        elif prior_actions.numel() != batch:
+            raise ValueError(f"{name}: prior_actions must have {batch} elements, one a sample, got {prior_actions.numel()}")
+        try:
+            return _plan_of(mxs, prior_actions, self._num_agents, mask)
+        except (IndexError, RuntimeError) as error:
+            if "dispatch_plan: actions" not in str(error):
+                raise
+            raise type(error)(str(error).replace("dispatch_plan: actions", f"{name}: prior_actions")) from None
+
     def forward(
         self,
         xs: Tensor,
@@ -437,23 +455,9 @@ class Decision(nn.Module):
             ValueError: prior actions are missing, or an argument is not of the batch's length.
             RuntimeError: an agent is out of range.
         """
-        name, batch = type(self).__name__, xs.size(0)
-        if len(mxs) != batch:
-            raise ValueError(f"{name}: mxs must have one element for each of {batch} samples, got {len(mxs)}")
-        if self._num_agents == 1:
-            prior_actions = torch.zeros(batch, dtype=torch.int64, device=xs.device)
-        elif prior_actions is None or (batch and len(prior_actions) == 0):
-            raise ValueError(f"{name}: prior_actions must say which of the {self._num_agents} agents decides, got none")
-        elif prior_actions.numel() != batch:
-            raise ValueError(f"{name}: prior_actions must have {batch} elements, one a sample, got {prior_actions.numel()}")
-        if mask is not None:
-            mask = mask.reshape(-1).bool()
-        try:
-            asked = _plan_of(mxs, prior_actions, self._num_agents, mask)
-        except (IndexError, RuntimeError) as error:
-            if "dispatch_plan: actions" not in str(error):
-                raise
-            raise type(error)(str(error).replace("dispatch_plan: actions", f"{name}: prior_actions")) from None
+        batch = xs.size(0)
+        mask = None if mask is None else mask.reshape(-1).bool()
+        asked = self._plan_agents(xs, mxs, prior_actions, mask)
         agents = Agents(xs, xs if update_target is None else update_target, asked)
         agents.replayed = next_replayed(batch, xs.device, self._num_selections)
         if asked.num_deciding == 0:

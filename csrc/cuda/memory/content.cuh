@@ -53,7 +53,7 @@ __device__ void row_products(const Group& group, int heads, const T* vectors, co
     for_each_row(group, rows, lanes, [&](int row, int lane, bool is_there) {
       const T* const own = matrix + static_cast<int64_t>(row) * width;
       T sums[kHeads + 1] = {};
-#pragma unroll 2
+#pragma unroll 4
       for (int w = lane; w < width; w += lanes) {
         const T x = own[w];
         sums[kHeads] += x * x;
@@ -188,12 +188,15 @@ struct LookupSweep {
   const Lookup<T>& look;
   const LookupGradients<T>& of;
   int h, count;
+  OwnColumns<T> columns{look.word};
+  T x[kColumns<T>] = {}, grad[kColumns<T>] = {};
   T key[heads][kColumns<T>] = {}, square[masked ? heads : 1][kColumns<T>] = {}, grad_read[heads][kColumns<T>] = {};
   T dot[heads] = {}, weight[heads] = {}, norm[masked ? heads : 1] = {};
 
   static constexpr int kMost = heads, kSums = masked ? 2 * heads : heads;
 
   __device__ __forceinline__ void column(int c, int w) {
+    columns.hold(c, w);
 #pragma unroll
     for (int k = 0; k < heads; ++k) {
       const bool is_there = k < count && w < look.word;
@@ -205,6 +208,10 @@ struct LookupSweep {
     }
   }
   __device__ __forceinline__ void row(int i) {
+    const int64_t first = static_cast<int64_t>(i) * look.word;
+    const T* const before = h == 0 ? of.grad_memory : of.out_memory;
+    columns.load(look.memory + first, x);
+    columns.load(before ? before + first : nullptr, grad);
 #pragma unroll
     for (int k = 0; k < heads; ++k) {
       const int64_t at = static_cast<int64_t>(h + k) * look.locations + i;
@@ -218,21 +225,18 @@ struct LookupSweep {
     }
   }
   __device__ __forceinline__ void element(int i, int w, int c, T*, T (&down)[kSums][kColumns<T>]) {
-    const int64_t at = static_cast<int64_t>(i) * look.word + w;
-    const T x = look.memory[at];
-    const T* const before = h == 0 ? of.grad_memory : of.out_memory;
-    T g = before ? before[at] : T(0);
-    if constexpr (!masked) g += T(2) * norm[0] * x;
+    T g = grad[c];
+    if constexpr (!masked) g += T(2) * norm[0] * x[c];
 #pragma unroll
     for (int k = 0; k < heads; ++k) {
       g += dot[k] * key[k][c] + weight[k] * grad_read[k][c];
-      down[k][c] += dot[k] * x;
+      down[k][c] += dot[k] * x[c];
       if constexpr (masked) {
-        g += T(2) * square[k][c] * norm[k] * x;
-        down[heads + k][c] += norm[k] * x * x;
+        g += T(2) * square[k][c] * norm[k] * x[c];
+        down[heads + k][c] += norm[k] * x[c] * x[c];
       }
     }
-    of.out_memory[at] = g;
+    of.out_memory[static_cast<int64_t>(i) * look.word + w] = g;
   }
   __device__ __forceinline__ void column_sums(int w, const T* total) {
 #pragma unroll

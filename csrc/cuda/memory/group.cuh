@@ -129,7 +129,7 @@ struct Pieces {
   // f(i) for this lane's elements of a piece.
   template <class Group, class F>
   __device__ __forceinline__ void for_each_element(const Group& group, int piece, const F& f) const {
-#pragma unroll 1
+#pragma unroll 4
     for (int i = piece % each * kWarp + group.lane(); i < n; i += each * kWarp) f(i);
   }
 };
@@ -227,6 +227,21 @@ constexpr int kColumns = 16 / sizeof(T);  // that a lane holds at a time
 __host__ __device__ constexpr int64_t column_partials_size(int64_t column_sums, int64_t element_size) {
   return column_sums * kMaxGroup * (16 / element_size);
 }
+
+// The columns of a matrix that a lane holds, and their elements of a row. All of a row are loaded before any is stored, or
+// each load would wait for the one before: the compiler does not know that they lie in different places.
+template <class T>
+struct OwnColumns {
+  int cols;
+  int own[kColumns<T>] = {};
+
+  __device__ __forceinline__ void hold(int c, int col) { own[c] = col; }
+  // row nullptr: zero.
+  __device__ __forceinline__ void load(const T* row, T (&x)[kColumns<T>]) const {
+#pragma unroll
+    for (int c = 0; c < kColumns<T>; ++c) x[c] = row != nullptr && own[c] < cols ? row[own[c]] : T(0);
+  }
+};
 
 // Passes over a matrix [rows,cols] once, with sums along its rows and along its columns. A team of `lanes` lanes walks down
 // rows over a tile of columns. body's members:

@@ -24,6 +24,7 @@ struct Link {
   const T* read;                   // [R,N]
 
   __device__ __forceinline__ int64_t at(int i, int j) const { return static_cast<int64_t>(i) * locations + j; }
+  __device__ __forceinline__ const T* previous_row(int i) const { return previous ? previous + at(i, 0) : nullptr; }
   __device__ __forceinline__ T before(int i, int j) const { return previous ? previous[at(i, j)] : T(0); }
   __device__ __forceinline__ T p(int j) const { return precedence ? precedence[j] : T(0); }
   __device__ __forceinline__ T next(T before, T w_i, T w_j, T p_j, bool diagonal) const {
@@ -38,13 +39,15 @@ struct LinkSweep {
   int h, count;
   T* next;                // [N,N]
   T *forward, *backward;  // [R,N]: set
+  OwnColumns<T> columns{link.locations};
   T w_j[kColumns<T>] = {}, p_j[kColumns<T>] = {}, read_j[heads][kColumns<T>] = {};
-  T w_i = 0, read_i[heads] = {};
+  T w_i = 0, read_i[heads] = {}, before[kColumns<T>] = {};
 
   __device__ __forceinline__ T read(int k, int i) const {
     return k < count ? link.read[static_cast<int64_t>(h + k) * link.locations + i] : T(0);
   }
   __device__ __forceinline__ void column(int c, int j) {
+    columns.hold(c, j);
     const bool is_there = j < link.locations;
     w_j[c] = is_there ? link.weights[j] : T(0);
     p_j[c] = is_there ? link.p(j) : T(0);
@@ -52,18 +55,14 @@ struct LinkSweep {
     for (int k = 0; k < heads; ++k) read_j[k][c] = is_there ? read(k, j) : T(0);
   }
   __device__ __forceinline__ void row(int i) {
+    columns.load(h == 0 ? link.previous_row(i) : next + link.at(i, 0), before);
     w_i = link.weights[i];
 #pragma unroll
     for (int k = 0; k < heads; ++k) read_i[k] = read(k, i);
   }
   __device__ __forceinline__ void element(int i, int j, int c, T* along, T (&down)[heads][kColumns<T>]) {
-    T x;
-    if (h == 0) {
-      x = link.next(link.before(i, j), w_i, w_j[c], p_j[c], i == j);
-      next[link.at(i, j)] = x;
-    } else {
-      x = next[link.at(i, j)];
-    }
+    T x = before[c];
+    if (h == 0) next[link.at(i, j)] = x = link.next(x, w_i, w_j[c], p_j[c], i == j);
 #pragma unroll
     for (int k = 0; k < heads; ++k) along[k] += x * read_j[k][c], down[k][c] += x * read_i[k];
   }
@@ -167,8 +166,9 @@ struct LinkBackwardSweep {
   const Link<T>& link;
   const LinkGradients<T>& of;
   int h, count;
+  OwnColumns<T> columns{link.locations};
   T w_j[kColumns<T>] = {}, p_j[kColumns<T>] = {}, read_j[heads][kColumns<T>] = {}, of_backward_j[heads][kColumns<T>] = {};
-  T w_i = 0, read_i[heads] = {}, of_forward_i[heads] = {};
+  T w_i = 0, read_i[heads] = {}, of_forward_i[heads] = {}, before[kColumns<T>] = {}, grad[kColumns<T>] = {};
 
   static constexpr int kRowSums = is_last ? heads + 1 : heads, kColumnSums = is_last ? heads + 2 : heads;
 
@@ -176,6 +176,7 @@ struct LinkBackwardSweep {
     return k < count ? rows[static_cast<int64_t>(h + k) * link.locations + i] : T(0);
   }
   __device__ __forceinline__ void column(int c, int j) {
+    columns.hold(c, j);
     const bool is_there = j < link.locations;
     w_j[c] = is_there ? link.weights[j] : T(0);
     p_j[c] = is_there ? link.p(j) : T(0);
@@ -186,16 +187,17 @@ struct LinkBackwardSweep {
     }
   }
   __device__ __forceinline__ void row(int i) {
+    columns.load(link.previous_row(i), before);
+    const T* const so_far = h == 0 ? of.next : of.previous;
+    columns.load(so_far ? so_far + link.at(i, 0) : nullptr, grad);
     w_i = link.weights[i];
 #pragma unroll
     for (int k = 0; k < heads; ++k) read_i[k] = head(link.read, k, i), of_forward_i[k] = head(of.forward, k, i);
   }
   __device__ __forceinline__ void element(int i, int j, int c, T* along, T (&down)[kColumnSums][kColumns<T>]) {
-    const int64_t at = link.at(i, j);
     const bool diagonal = i == j;
-    const T before = link.before(i, j), x = link.next(before, w_i, w_j[c], p_j[c], diagonal);
-    const T* const so_far = h == 0 ? of.next : of.previous;
-    T g = so_far ? so_far[at] : T(0);
+    const T x = link.next(before[c], w_i, w_j[c], p_j[c], diagonal);
+    T g = grad[c];
 #pragma unroll
     for (int k = 0; k < heads; ++k) {
       g += of_forward_i[k] * read_j[k][c] + read_i[k] * of_backward_j[k][c];
@@ -204,13 +206,13 @@ struct LinkBackwardSweep {
     }
     if (diagonal) g = 0;
     if constexpr (is_last) {
-      const T kept = g * before;
+      const T kept = g * before[c];
       along[heads] += g * p_j[c] - kept;
       down[heads][c] -= kept;
       down[heads + 1][c] += g * w_i;
       g *= (T(1) - w_i) - w_j[c];
     }
-    of.previous[at] = g;
+    of.previous[link.at(i, j)] = g;
   }
   __device__ __forceinline__ void row_sums(int i, const T* along, bool) {
 #pragma unroll

@@ -37,12 +37,23 @@ __device__ void write_memory(const Group& group, const Write<T>& write, T* next,
   for_each_row(group, write.locations, lanes, [&](int i, int lane, bool is_there) {
     if (!is_there) return;
     const T left = write.left ? write.left[i] : T(1);
-    for (int w = lane; w < write.word; w += lanes) {
-      const int64_t at = static_cast<int64_t>(i) * write.word + w;
-      T x = left * write.previous[at] * write.kept(i, w);
-      for (int v = 0; v < write.heads; ++v) x += write.weight(v, i) * write.add[v * write.word + w];
-      next[at] = x;
-      if (also) also[at] = x;
+    const int64_t row = static_cast<int64_t>(i) * write.word;
+    OwnColumns<T> columns{write.word};
+#pragma unroll 1
+    for (int first = lane; first < write.word; first += kColumns<T> * lanes) {
+#pragma unroll
+      for (int c = 0; c < kColumns<T>; ++c) columns.hold(c, first + c * lanes);
+      T previous[kColumns<T>];
+      columns.load(write.previous + row, previous);
+#pragma unroll
+      for (int c = 0; c < kColumns<T>; ++c) {
+        const int w = columns.own[c];
+        if (w >= write.word) continue;
+        T x = left * previous[c] * write.kept(i, w);
+        for (int v = 0; v < write.heads; ++v) x += write.weight(v, i) * write.add[v * write.word + w];
+        next[row + w] = x;
+        if (also) also[row + w] = x;
+      }
     }
   });
 }
@@ -56,28 +67,33 @@ struct WriteSweep {
   T* grad_weights;           // [V,N]: added to
   T* grad_left;              // [N]: set if there is `left`
   T *grad_erase, *grad_add;  // [V,W]: set
+  OwnColumns<T> columns{write.word};
   T erase[kColumns<T>] = {}, add[kColumns<T>] = {}, weight = 0, left = 0;
+  T of_next[kColumns<T>] = {}, previous[kColumns<T>] = {};
 
   __device__ __forceinline__ void column(int c, int w) {
+    columns.hold(c, w);
     const bool is_there = w < write.word;
     erase[c] = is_there ? write.erase[v * write.word + w] : T(0);
     add[c] = is_there ? write.add[v * write.word + w] : T(0);
   }
   __device__ __forceinline__ void row(int i) {
+    const int64_t first = static_cast<int64_t>(i) * write.word;
+    columns.load(grad + first, of_next);
+    columns.load(write.previous + first, previous);
     weight = write.weight(v, i);
     left = write.left ? write.left[i] : T(1);
   }
   __device__ __forceinline__ void element(int i, int w, int c, T* along, T (&down)[2][kColumns<T>]) {
-    const int64_t at = static_cast<int64_t>(i) * write.word + w;
-    const T g = grad[at], others = write.heads == 1 ? g : g * write.kept(i, w, v);
-    const T previous = write.previous[at], erased = others * left * previous;
+    const T g = of_next[c], others = write.heads == 1 ? g : g * write.kept(i, w, v);
+    const T erased = others * left * previous[c];
     along[0] += g * add[c] - erased * erase[c];
     down[0][c] -= erased * weight;
     down[1][c] += g * weight;
     if constexpr (is_last) {
       const T of_kept = others * (T(1) - weight * erase[c]);
-      along[1] += of_kept * previous;
-      grad[at] = left * of_kept;
+      along[1] += of_kept * previous[c];
+      grad[static_cast<int64_t>(i) * write.word + w] = left * of_kept;
     }
   }
   __device__ __forceinline__ void row_sums(int i, const T* along, bool is_first) {
@@ -110,17 +126,18 @@ struct ReadSweep {
   const T *weights, *memory;  // [H,N], [N,W]
   int locations, word, h, count;
   T* read;  // [H,W]
-  T weight[heads] = {};
+  OwnColumns<T> columns{word};
+  T weight[heads] = {}, x[kColumns<T>] = {};
 
-  __device__ __forceinline__ void column(int, int) {}
+  __device__ __forceinline__ void column(int c, int w) { columns.hold(c, w); }
   __device__ __forceinline__ void row(int i) {
+    columns.load(memory + static_cast<int64_t>(i) * word, x);
 #pragma unroll
     for (int k = 0; k < heads; ++k) weight[k] = k < count ? weights[static_cast<int64_t>(h + k) * locations + i] : T(0);
   }
-  __device__ __forceinline__ void element(int i, int w, int c, T*, T (&down)[heads][kColumns<T>]) {
-    const T x = memory[static_cast<int64_t>(i) * word + w];
+  __device__ __forceinline__ void element(int, int, int c, T*, T (&down)[heads][kColumns<T>]) {
 #pragma unroll
-    for (int k = 0; k < heads; ++k) down[k][c] += weight[k] * x;
+    for (int k = 0; k < heads; ++k) down[k][c] += weight[k] * x[c];
   }
   __device__ __forceinline__ void column_sums(int w, const T* total) {
 #pragma unroll

@@ -89,7 +89,7 @@ TORCH_LIBRARY(routing_ext, m) {
       "Tensor factors)");
 
   // What memory networks are made of, float32 or float64: N locations of W elements, H heads of any kind, V write heads, R
-  // read heads, S shifts (odd). Each backward pass gives the gradients of the arguments in their order.
+  // read heads, S shifts. Each backward pass gives the gradients of the arguments in their order.
   //
   // keys [B,H,W], strengths [B,H], memory [B,N,W] -> weights [B,H,N].
   m.def("content_weights(Tensor keys, Tensor strengths, Tensor memory) -> Tensor");
@@ -186,9 +186,11 @@ TORCH_LIBRARY(routing_ext, m) {
   m.def("memory_row_size(str model, float[] options, int[] sizes, ScalarType dtype) -> int");
 
   // The same step by step, on a tape [K+1,B,row] that the caller keeps; see cpu/memory_step.cpp. packed: the weights as
-  // memory_pack gives them. Links are padded, none stands for zero (with no precedence). A step reads the tape's row `from`
-  // and writes row `to`, and copies x [B,I] to inputs[to - 1].
+  // memory_pack gives them. Links have rows of memory_step_link_row, none stands for zero (with no precedence). A step reads
+  // the tape's row `from` and writes row `to`, and copies x [B,I] to inputs[to - 1].
   m.def("pooled_empty(int[] sizes, Tensor like) -> Tensor");
+  // How long the rows of links of N locations are there.
+  m.def("memory_step_link_row(Tensor like, int num_locations) -> int");
   m.def("memory_pack(str model, float[] options, Tensor x, Tensor[] weights, int num_locations, bool backward) -> Tensor");
   m.def(
       "memory_step(str model, float[] options, int[] sizes, float clip_value, Tensor packed, Tensor x, Tensor(a!) tape, "

@@ -29,7 +29,7 @@ EMULATION = ROOT / "tests" / "cuda_emu"
 KERNELS = ROOT / "csrc" / "cuda"
 
 FLAGS = ["-std=c++20", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
-FLAGS += [f"-I{EMULATION}", f"-I{KERNELS}"]
+FLAGS += [f"-I{folder}" for folder in (EMULATION, KERNELS, KERNELS / "memory")]
 SANITIZER_FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
 
 
@@ -130,8 +130,8 @@ def _build_library(
     flags += [word for path in cpp_extension.include_paths() for word in ("-isystem", path)]
     flags += [f'-DROUTING_EXT_EMULATED_TORCH="{torch.__version__}"']
     folder = _folder(flags)
-    kernels = [*sorted(KERNELS.glob("*.cu")), EMULATION / "emulated_api.cpp"]
-    glue, glue_flags = [*sorted(KERNELS.glob("*.cpp")), *more], [*flags, *flags_of_glue]
+    kernels = [*sorted(KERNELS.rglob("*.cu")), EMULATION / "emulated_api.cpp"]
+    glue, glue_flags = [*sorted(KERNELS.rglob("*.cpp")), *more], [*flags, *flags_of_glue]
     objects = _compile_all(kernels, flags, folder) + _compile_all(glue, glue_flags, _folder(glue_flags))
     link_flags = [flag for path in cpp_extension.library_paths() for flag in (f"-L{path}", f"-Wl,-rpath,{path}")]
     link_flags += ["-shared", *sanitizer, "-ltorch_cpu", "-lc10"]

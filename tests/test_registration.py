@@ -89,8 +89,6 @@ SEQUENCES = {"memory_sequence", "memory_sequence_backward", "pooled_empty", "mem
 SEQUENCES |= {op for op in OPERATORS if op.startswith("memory_step")} - LAYOUTS
 # Without a CUDA kernel; docs/gpu.md says what a call with CUDA tensors does instead.
 CPU_ONLY = {"grouped_linear_node"}
-# Those of memory networks are not in the page's table: some are for the CPU alone, and their own tests know which.
-OF_MEMORY = {op for op in OPERATORS if op.startswith(("content", "dnc", "memory", "ntm", "pooled"))}
 
 
 def has_kernel(op: str, key: str) -> bool:
@@ -105,8 +103,7 @@ def test_schema_lists_operators() -> None:
 @pytest.mark.parametrize("op", sorted(set(OPERATORS) - DOORS - LAYOUTS))
 def test_has_kernels(op: str) -> None:
     assert has_kernel(op, "CPU")
-    if op not in OF_MEMORY:
-        assert has_kernel(op, "CUDA") == (routing_ext.build_info()["cuda"] is not None)
+    assert has_kernel(op, "CUDA") == (routing_ext.build_info()["cuda"] is not None)
 
 
 @pytest.mark.parametrize("op", sorted(DOORS))
@@ -118,7 +115,7 @@ def test_doors_lead_to_every_device(op: str) -> None:
 
 def test_the_page_lists_what_is_for_the_cpu_alone() -> None:
     section = PAGE.read_text().partition("\n## Operators for the CPU alone\n")[2].partition("\n## ")[0]
-    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) - OF_MEMORY == CPU_ONLY
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == CPU_ONLY
     x, order, layout = torch.ones(3, 2, device="meta"), ORDER.to("meta"), LAYOUT.to("meta")
     with pytest.raises(RuntimeError, match=r"grouped_linear_node: x must be on the CPU, .* got meta"):
         raw.grouped_linear_node(x, order, layout, [w.to("meta") for w in WEIGHTS], [], [0, 1], 2, False)

@@ -147,8 +147,9 @@ class Tape : public torch::CustomClassHolder {
         "routing_ext::memory_step_layout");
     const std::vector<int64_t> sizes = layout.call(net_.model, net_.options, net_.sizes, like_.scalar_type());
     row_ = sizes[0], state_size_ = sizes[1], grad_size_ = sizes[2];
-    const int64_t align = 64 / like_.element_size(), n = net_.locations();
-    link_shape_ = {batch, net_.writes(), n, (n + align - 1) / align * align};
+    static const auto link_row = raw_operator<int64_t(const Tensor&, int64_t)>("routing_ext::memory_step_link_row");
+    const int64_t n = net_.locations();
+    link_shape_ = {batch, net_.writes(), n, link_row.call(like_, n)};
     link_every_ = link_every;
     add_piece(0, keep ? std::min(steps, kMostSteps) : 1);
   }

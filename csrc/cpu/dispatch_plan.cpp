@@ -1,5 +1,6 @@
 #include <torch/library.h>
 
+#include <algorithm>
 #include <limits>
 #include <tuple>
 #include <vector>
@@ -52,7 +53,8 @@ at::Tensor rank_of_module_cpu(const at::Tensor& actions, const at::Tensor& layou
   }
   int64_t* const rank_at = args.ranks.mutable_data_ptr<int64_t>();
   for (int64_t i = 0; i < args.actions.size(0); ++i) {
-    rank_at[i] = action[i] >= 0 && action[i] < num_modules ? rank_of[action[i]] : 0;
+    // That of an inactive sample is an index, too.
+    rank_at[i] = action[i] >= 0 && action[i] < num_modules ? std::min(rank_of[action[i]], std::max<int64_t>(rank - 1, 0)) : 0;
   }
   return args.ranks;
 }

@@ -211,9 +211,14 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= batch) return;
   const int64_t action = actions[i] >= 0 && actions[i] < num_modules ? actions[i] : 0;
-  int64_t rank = 0;
-  for (int64_t k = 0; k < action; ++k) rank += layout[k] != layout[k + 1];
-  ranks[i] = rank;
+  int64_t rank = 0, used = 0;
+  for (int64_t k = 0; k < num_modules; ++k) {
+    if (layout[k] == layout[k + 1]) continue;
+    rank += k < action;
+    ++used;
+  }
+  // That of an inactive sample is an index, too.
+  ranks[i] = rank < used || used == 0 ? rank : used - 1;
 }
 
 }  // namespace

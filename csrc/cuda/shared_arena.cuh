@@ -27,7 +27,7 @@ class SharedArena {
 
   // Host: counts the bytes that `take` uses.
   template <class T>
-  void reserve(int64_t count) {
+  __host__ __device__ void reserve(int64_t count) {
     used_ += aligned_bytes<T>(count);
   }
   size_t bytes() const { return used_; }

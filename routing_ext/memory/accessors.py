@@ -12,7 +12,7 @@ from .._states import DncState, NtmState
 from ..ops import dnc_access, ntm_access
 from .external_memory import External2DMemory
 from .heads import DynamicReadHead, DynamicWriteHead, Head, StaticReadHead, StaticWriteHead
-from .options import OF_DNC, dnc_options, read_options
+from .options import OF_DNC, OF_STEP, dnc_options, read_options
 from .sequence_state import PartModule, SequenceState, StateTensor
 
 
@@ -27,7 +27,7 @@ class Accessor(PartModule):
         args: an object with the attributes below and, optionally, write_head_params, read_head_params and memory_params with
             more attributes of the parts; or None.
         options: hidden_dim (H), num_write_heads (V), num_read_heads (R), mem_hei (N), mem_wid (W); batch_size, dtype,
-            num_allowed_shifts, usage, allocation, temperature.
+            num_allowed_shifts, usage, allocation, temperature, erase_freed.
     """
 
     _WriteHead: ClassVar[type[Head]]
@@ -40,7 +40,7 @@ class Accessor(PartModule):
             args,
             options,
             ("hidden_dim", "num_write_heads", "num_read_heads", "mem_hei", "mem_wid"),
-            {"batch_size": None, "num_allowed_shifts": None, "dtype": None, **OF_DNC},
+            {"batch_size": None, "num_allowed_shifts": None, "dtype": None, **OF_STEP},
         )
         self.batch_size: int | None = read["batch_size"]
         self.hidden_dim: int = read["hidden_dim"]

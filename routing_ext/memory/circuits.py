@@ -13,7 +13,7 @@ from ..ops import dnc_sequence, ntm_sequence
 from ..ops.memory_step import MemoryRun, Network, pack_weights
 from .accessors import Accessor, DynamicAccessor, StaticAccessor
 from .controllers import LSTMController
-from .options import OF_DNC, dnc_options, read_options
+from .options import OF_STEP, dnc_options, read_options
 from .sequence_state import PartModule, SequenceState, StateTensor
 
 
@@ -60,7 +60,7 @@ class Circuit(PartModule, Generic[State]):
             args,
             options,
             ("input_dim", "output_dim", "hidden_dim", *of_memory),
-            {"batch_size": None, "clip_value": 20.0, "num_allowed_shifts": None, "dtype": None, **OF_DNC},
+            {"batch_size": None, "clip_value": 20.0, "num_allowed_shifts": None, "dtype": None, **OF_STEP},
         )
         self.batch_size: int | None = read["batch_size"]
         self.input_dim: int = read["input_dim"]
@@ -81,7 +81,7 @@ class Circuit(PartModule, Generic[State]):
         self.accessor = self._Accessor(
             getattr(args, "accessor_params", None),
             **common,
-            **{name: read[name] for name in (*of_memory, "num_allowed_shifts", *OF_DNC)},
+            **{name: read[name] for name in (*of_memory, "num_allowed_shifts", *OF_STEP)},
         )
         self.hid_to_out = nn.Linear(self.hidden_dim + self.read_vec_dim, self.output_dim)
         self._sizes = self.accessor._sizes
@@ -141,7 +141,7 @@ class Circuit(PartModule, Generic[State]):
     def _begin(self, batch: int, weights: list[Tensor]) -> MemoryRun:
         """A run that goes on from the present state."""
         state = None if self._state.is_initial() else self._current(self._State, batch)
-        network = self._network(batch, weights[0].dtype)
+        network = self._network(batch, weights[0])
         if self._packed is None or not self._packed.are_of(weights):
             self._packed = pack_weights(network, weights)
         run = self._state.run = MemoryRun(network, self._packed, state, expected_steps=self._state.steps)
@@ -190,11 +190,11 @@ class Circuit(PartModule, Generic[State]):
         linears = [*self.accessor._linears(), self.hid_to_out]
         return self.controller._weights() + [t for linear in linears for t in (linear.weight, linear.bias)]
 
-    def _network(self, batch: int, dtype: torch.dtype) -> Network:
-        """What :class:`MemoryRun` is told of this circuit."""
+    def _network(self, batch: int, like: Tensor) -> Network:
+        """What :class:`MemoryRun` is told of this circuit. `like`: a parameter."""
         shifts = self.accessor.write_heads.num_allowed_shifts if self._model == "ntm" else 0
         sizes = {**self._sizes, "B": batch, "I": self.input_dim, "O": self.output_dim, "S": shifts}
-        return Network(self._model, numbers(self.options), sizes, dtype, self.clip_value)
+        return Network(self._model, numbers(self.options), sizes, like.dtype, like.device, self.clip_value)
 
     def _sequence(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
         raise NotImplementedError
@@ -223,7 +223,7 @@ class DNCCircuit(Circuit[DncState]):
         mem_wid: W, elements of a location.
         batch_size: of the state that the attributes show before the first step. Sequences can have any batch.
         clip_value: hidden state and output, before its logistic function, are clipped to +-clip_value; 20 by default.
-        usage, allocation, temperature: see :class:`DncOptions`.
+        usage, allocation, temperature, erase_freed: see :class:`DncOptions`.
         dtype: a dtype, or a tensor type such as ``torch.DoubleTensor``.
     """
 
@@ -240,8 +240,8 @@ class DNCCircuit(Circuit[DncState]):
 class NTMCircuit(Circuit[NtmState]):
     """A neural Turing machine (Graves et al., 2014); a drop-in for ``core.circuits.ntm_circuit.NTMCircuit``.
 
-    As :class:`DNCCircuit`, with the same arguments (`usage` and `allocation` have no meaning) and num_allowed_shifts (S), 3 by
-    default. Its state, an :class:`NtmState`, has no usage, link and precedence.
+    As :class:`DNCCircuit`, with the same arguments (`usage`, `allocation` and `erase_freed` have no meaning) and
+    num_allowed_shifts (S), 3 by default. Its state, an :class:`NtmState`, has no usage, link and precedence.
     """
 
     _State = NtmState

@@ -7,8 +7,9 @@ from typing import Any
 
 from .._memory_options import DncOptions
 
-# Those of a DNC's options that leave its heads as they are.
+# Those of a DNC's options that leave its parameters as they are: what heads know of, and what only the whole step does.
 OF_DNC: Mapping[str, Any] = {name: DncOptions._field_defaults[name] for name in ("usage", "allocation", "temperature")}
+OF_STEP: Mapping[str, Any] = {**OF_DNC, "erase_freed": DncOptions._field_defaults["erase_freed"]}
 
 
 def read_options(
@@ -46,5 +47,5 @@ def read_options(
 
 
 def dnc_options(owner: str, read: Mapping[str, Any]) -> DncOptions:
-    """Those of `OF_DNC` among what :func:`read_options` gave."""
-    return DncOptions.read(owner, {name: read[name] for name in OF_DNC})
+    """Those of `OF_STEP` among what :func:`read_options` gave."""
+    return DncOptions.read(owner, {name: read[name] for name in OF_STEP if name in read})

@@ -114,7 +114,7 @@ class DispatchPlan:
 
 
 def rank_of_module(actions: Tensor, plan: DispatchPlan) -> Tensor:
-    """int64 ``[B]``: which of the modules that have samples is a sample's own; undefined for inactive samples.
+    """int64 ``[B]``: which of the modules that have samples is a sample's own; any of them for inactive samples.
 
     Args:
         actions: int64 ``[B]``, of which the plan was made.

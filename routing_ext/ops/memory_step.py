@@ -29,6 +29,7 @@ class Network(NamedTuple):
     options: list[float]  # as numbers
     sizes: dict[str, int]
     dtype: torch.dtype
+    device: torch.device
     clip_value: float
 
     @property
@@ -76,7 +77,7 @@ class MemoryRun:
     ) -> None:
         self.network = network
         steps = expected_steps or _FIRST_STEPS
-        link_every = default_link_every(steps, network.link_bytes())
+        link_every = default_link_every(steps, network.link_bytes(), network.device)
         before = [] if state is None else list(state)
         self._run = _classes.MemoryRun(packed, before, network.sizes["B"], steps, link_every)
         self.step, self.time = self._run.step, self._run.time

@@ -52,9 +52,8 @@ class Selection(nn.Module):
         self._selection_log: list[Tensor] = []
         self.last_selection_freeze = []
         linear_stages(modules)  # learns about their classes now: torch.compile cannot trace that
-        self._last_output: tuple[_InputKind, torch.Size, torch.dtype] | None = (
-            None  # shape and dtype of the output for an input
-        )
+        # The shape and dtype of the output for an input.
+        self._last_output: tuple[_InputKind, torch.Size, torch.dtype] | None = None
 
     def extra_repr(self) -> str:
         return f"name={self.name!r}" if self.name else ""

@@ -1,4 +1,4 @@
-"""Runs the op tests again, and kernels/, on the emulated CUDA kernels, in several thread orders and in processes of their own.
+"""Runs op tests again, circuits and kernels/, on emulated CUDA kernels, in several thread orders, in processes of their own.
 
 With --sanitize: once, under AddressSanitizer and UBSan.
 """
@@ -16,15 +16,17 @@ import emulated_build
 import pytest
 
 TESTS = pathlib.Path(__file__).parent.parent
+SUITES = ["ops", "emulated/kernels", "memory/test_circuits.py"]
 ORDERS = [0, -1, 1]
-# In a thread order other than the first: without what is slow, and without what looks at the operators' Python side.
-QUICK = ["-m", "not slow", "-k", "not compile and not opcheck"]
+# In a thread order other than the first: without what is slow or calls an operator hundreds of times, without what looks at
+# the operators' Python side, and without the many ways of lengths and resets, for whose sake no thread waits for another.
+QUICK = ["-m", "not slow", "-k", "not compile and not opcheck and not gradcheck and not lengths_and_resets"]
 
 Run = subprocess.CompletedProcess[str]
 
 
 def run(order: int, *options: str, sanitize: bool = False) -> Run:
-    suites = [str(TESTS / "ops"), str(TESTS / "emulated" / "kernels")]
+    suites = [str(TESTS / suite) for suite in SUITES]
     return run_pytest(*suites, "--emulated-cuda", str(order), *options, sanitize=sanitize)
 
 

@@ -53,7 +53,7 @@ build: compile $(DONE)-dev  ## compiles what has changed
 
 DEMO := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 demo: compile $(DONE)-demo  ## trains a memory network on repeat-copy, and a routed network on real data
-	$(PY) -m routing_ext train repeat-copy --threads 1 --out $(DEMO)
+	$(PY) -m routing_ext train repeat-copy --max-num-words 4 --max-repeats 4 --steps 8000 --threads 1 --out $(DEMO)
 	$(PY) -m routing_ext test $(DEMO)
 	$(PY) -m routing_ext plot $(DEMO)
 	$(PY) -m routing_ext bench --seconds 1

@@ -39,19 +39,20 @@ def draw(path: Path, study: Results, digest: str) -> None:
             panel(ax, study)
             ax.grid(axis="y", color=FAINT, linewidth=0.6)
             ax.set_axisbelow(True)
+            ax.minorticks_off()
             ax.tick_params(length=0)
         figure.tight_layout(w_pad=2.5, h_pad=2.0)
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150, metadata={"Description": digest})
+        figure.savefig(path, dpi=120, metadata={"Description": digest})
         plt.close(figure)
 
 
-def finish(ax: Any, text: str, **labels: str) -> None:
-    """Title, labels, and a legend, if there is something to be told."""
+def finish(ax: Any, text: str, variants: str | None = None, **labels: str) -> None:
+    """Title, labels, and a legend, if there is something to be told; `variants` says what they are of."""
     ax.set_title(text, fontsize=12, weight="bold", loc="left")
     ax.set(**labels)
     if ax.get_legend_handles_labels()[0]:
-        ax.legend(frameon=False)
+        ax.legend(frameon=False, title=variants, alignment="left")
 
 
 def line(ax: Any, x: Sequence[float], columns: Sequence[Sequence[float]], colour: str, width: float, name: str) -> None:
@@ -97,5 +98,6 @@ def repeats(ax: Any, study: Results) -> None:
         x = [rows[0]["tests"][i]["max_repeats"] for i in chosen]
         line(ax, x, [[100 * row["tests"][i]["wrong_bits"] for i in chosen] for row in rows], colour, 1.8, variant)
     ax.axvspan(*study["trained"]["de-allocation"], color=FAINT, alpha=0.6, linewidth=0)
-    finish(ax, "DNC, repeat-copy: more repeats than in training", xlabel="repeats", ylabel="wrong bits, %")
+    about = "DNC, repeat-copy: more repeats than in training"
+    finish(ax, about, variants="de-allocation", xlabel="repeats", ylabel="wrong bits, %")
     ax.set_xlim(0, None)

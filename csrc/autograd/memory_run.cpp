@@ -31,6 +31,7 @@
 #include <vector>
 
 #include "../common/memory_options_args.h"
+#include "../common/memory_stepper.h"
 #include "raw.h"
 
 namespace routing_ext::autograd {
@@ -465,7 +466,7 @@ class Read : public torch::autograd::Function<Read> {
 // ---- runs ------------------------------------------------------------------------------------------------------------------
 
 // A memory network taking one step after another.
-class MemoryRun : public torch::CustomClassHolder {
+class MemoryRun : public MemoryStepper {
  public:
   // state: before the first step; none: the initial one. steps: memory for so many is taken at once.
   MemoryRun(const PackedWeightsPtr& packed, const std::vector<Tensor>& state, int64_t batch, int64_t steps, int64_t link_every)
@@ -478,8 +479,7 @@ class MemoryRun : public torch::CustomClassHolder {
   }
 
   int64_t time() const { return time_; }
-  // [1,B,O] from [B,I]. Nothing, if these are other weights than those the run began with, or autograd is in another mode.
-  Given step(const Tensor& x, TensorList weights) {
+  Given step(const Tensor& x, TensorList weights) override {
     if (tape_->keeps() != at::GradMode::is_enabled() || !tape_->packed().are_of(weights)) return std::nullopt;
     Tensor y;
     if (tape_->keeps()) {
@@ -514,6 +514,10 @@ TORCH_LIBRARY_FRAGMENT(routing_ext, m) {
   m.class_<MemoryRun>("MemoryRun")
       .def(torch::init<PackedWeightsPtr, std::vector<Tensor>, int64_t, int64_t, int64_t>())
       .def("time", &MemoryRun::time)
+      .def("address",
+           [](const c10::intrusive_ptr<MemoryRun>& self) {
+             return reinterpret_cast<int64_t>(static_cast<MemoryStepper*>(self.get()));
+           })
       .def("step", [](const c10::intrusive_ptr<MemoryRun>& self, const Tensor& x,
                       const std::vector<Tensor>& weights) { return self->step(x, weights); })
       .def("state", &MemoryRun::state);

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Generic, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .._C import values_at
 from .._memory_options import numbers
 from .._states import DncState, NtmState, State
 from ..ops import dnc_sequence, ntm_sequence
@@ -35,13 +36,7 @@ class _Places(NamedTuple):
 
     def tensors(self) -> list[Tensor] | None:
         """None if a module has been replaced, or a parameter is none any more."""
-        for children, name, child in self.modules:
-            if children.get(name) is not child:
-                return None
-        try:
-            return [parameters[name] for parameters, name in self.parameters]
-        except KeyError:
-            return None
+        return values_at(self.modules, self.parameters)
 
 
 class Circuit(PartModule, Generic[State]):
@@ -147,6 +142,7 @@ class Circuit(PartModule, Generic[State]):
             y = run.step(x, weights)
         if y is None:
             y = self._begin(x.size(0), weights).step(x, weights)
+            assert y is not None  # a run takes steps with the weights it begins with
         return y
 
     def _begin(self, batch: int, weights: list[Tensor]) -> MemoryRun:

@@ -3,13 +3,15 @@
     python -m benchmarks.learn_memory --reference-dnc DIR
 
 - repeat-copy: the 500 steps that pytorch-dnc shows in its log, with its numbers, by its agent and by ours, by turns.
+- speed: how long a step of an NTM on copy takes.
 - copy: an NTM until it copies, with the reference's numbers and with ours, and then more words than it was trained on.
 - de-allocation: a DNC on repeat-copy without it, with that of the reference, and with one that erases what it frees, and then
   more words and more repeats.
 
 Writes ``benchmarks/results/learning-memory.json`` after each training; ``python -m benchmarks.make_readme`` makes tables and
 figure of it. What is stored is not measured again, and a training that was stopped goes on from its last checkpoint:
-``--again PART`` measures a part anew, such as ``--again repeat-copy``, where times are compared, on a quiet machine.
+``--again repeat-copy speed`` measures parts anew, these being all whose times are shown. They need a quiet machine; the others
+do not.
 """
 
 from __future__ import annotations
@@ -19,9 +21,10 @@ import dataclasses
 import datetime
 import json
 import shutil
+import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +37,7 @@ from benchmarks.reference_agent import train_reference
 from routing_ext.memory import DNCCircuit
 from routing_ext.tasks import Copy, RepeatCopy, SequenceTask
 from routing_ext.training import PRESETS, Interrupted, Run, SequenceProblem, TrainConfig, Trainer, default_setup
-from routing_ext.training.watch import JsonLines, LogFile
+from routing_ext.training.watch import JsonLines, Kind, LogFile, Sink
 
 SOLVED = 0.01  # bits for each bit that counts
 CURVE = 20  # points
@@ -45,9 +48,10 @@ COPY_EVALUATIONS = 10  # batches
 class Settings(NamedTuple):
     seeds: int = 5
     repeat_copy_steps: int = 500
+    speed_steps: int = 1000
     copy_preset_seeds: int = 3
     copy_preset_steps: int = 50_000
-    copy_steps: int = 5000  # as `routing-ext train copy`
+    copy_steps: int = 4000  # as `routing-ext train copy`
     de_allocation_steps: int = 8000
 
 
@@ -72,7 +76,7 @@ class Trained(NamedTuple):
     """A network, what was reported, and for which part of the time the process had to wait for a core.
 
     Attributes:
-        network: the trained one.
+        network: that of the best evaluation, as `routing-ext test` has it.
         steps, losses, seconds: of each report: steps until then, the mean loss since the one before, and seconds of training
             without those of evaluations.
         evaluations: of each: steps, seconds of training until then, and values.
@@ -98,7 +102,8 @@ def train(folder: Path, problem: SequenceProblem, config: TrainConfig) -> Traine
     trainer.sinks = [LogFile(run.log), lines]
     wall, cpu = time.perf_counter(), time.process_time()
     try:
-        trainer.fit()
+        if trainer.step < config.steps:
+            trainer.fit()
     finally:
         for sink in trainer.sinks:
             sink.close()
@@ -112,7 +117,7 @@ def train(folder: Path, problem: SequenceProblem, config: TrainConfig) -> Traine
         else:
             evaluating += line["took"]
             evaluations.append((line["step"], round(line["seconds"] - evaluating, 3), line))
-    return Trained(trainer.network, steps, losses, seconds, evaluations, round(max(0.0, waited), 3))
+    return Trained(run.load_network(), steps, losses, seconds, evaluations, round(max(0.0, waited), 3))
 
 
 def _is_begun(run: Run) -> bool:
@@ -214,10 +219,37 @@ def repeat_copy(settings: Settings, reference: Path | None) -> Iterator[Job]:
             yield Job(key, lambda folder, measure=measure, config=config: measure(config, folder))  # type: ignore[misc]
 
 
+class Speed(Sink):
+    """Milliseconds a step, of each report."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.milliseconds: list[float] = []
+        self._batch_size = batch_size
+
+    def report(self, kind: Kind, step: int, values: Mapping[str, float]) -> None:
+        if kind == "train":
+            self.milliseconds.append(1000 * self._batch_size / values["sequences_per_second"])
+
+
+def speed(settings: Settings) -> Iterator[Job]:
+    problem, preset = _sequence_problem(PRESETS["ntm-copy"])
+    steps = settings.speed_steps
+    config = dataclasses.replace(preset, steps=steps, report_every=max(1, steps // CURVE), evaluation_batches=1)
+
+    def measure(_: Path) -> results.Row:
+        sink = Speed(config.batch_size)
+        wall, cpu = time.perf_counter(), time.process_time()
+        Trainer(problem, config, sinks=[sink]).fit()
+        waited = 1 - (time.process_time() - cpu) / (time.perf_counter() - wall)
+        return {"milliseconds": statistics.quantiles(sink.milliseconds, n=4), "waited": round(max(0.0, waited), 3)}
+
+    yield Job({"part": "speed", "variant": "preset ntm-copy", "seed": 0, "steps": steps}, measure)
+
+
 def copy(settings: Settings) -> Iterator[Job]:
     variants = {
-        "train copy": (default_setup("copy"), settings.seeds, settings.copy_steps),
         "preset ntm-copy": (PRESETS["ntm-copy"], settings.copy_preset_seeds, settings.copy_preset_steps),
+        "train copy": (default_setup("copy"), settings.seeds, settings.copy_steps),
     }
 
     def measure(problem: SequenceProblem, config: TrainConfig, folder: Path) -> results.Row:
@@ -229,9 +261,6 @@ def copy(settings: Settings) -> Iterator[Job]:
             "sequences": sequences,
             "bits_per_bit": costs,
             "solved_after": None if solved is None else sequences[solved],
-            "solved_seconds": None if solved is None else trained.evaluations[solved][1],
-            "seconds": trained.seconds[-1],
-            "waited": trained.waited,
             "tests": tests(trained.network, problem.task),
         }
 
@@ -262,13 +291,7 @@ def de_allocation(settings: Settings) -> Iterator[Job]:
     def measure(problem: SequenceProblem, config: TrainConfig, folder: Path) -> results.Row:
         trained = train(folder, problem, config)
         evaluation = {name: trained.evaluations[-1][2][name] for name in ("loss", "bits", "bits_per_bit", "wrong")}
-        seconds = trained.seconds[-1]
-        return {
-            "evaluation": evaluation,
-            "seconds": seconds,
-            "waited": trained.waited,
-            "tests": tests(trained.network, problem.task),
-        }
+        return {"evaluation": evaluation, "tests": tests(trained.network, problem.task)}
 
     for seed in range(settings.seeds):
         for variant, variant_problem in variants.items():
@@ -280,11 +303,12 @@ def de_allocation(settings: Settings) -> Iterator[Job]:
 def jobs(settings: Settings, reference: Path | None) -> Iterator[Job]:
     """All that is to be measured, in order."""
     yield from repeat_copy(settings, reference)
+    yield from speed(settings)
     yield from copy(settings)
     yield from de_allocation(settings)
 
 
-PARTS = ("repeat-copy", "copy", "de-allocation")
+PARTS = ("repeat-copy", "speed", "copy", "de-allocation")
 
 
 def run(todo: Iterable[Job], folder: Path, known: Sequence[results.Row] = ()) -> Iterator[results.Row]:
@@ -318,9 +342,11 @@ def describe(row: results.Row) -> str:
     name = f"{row['part']:14}{row['variant']:18}seed {row['seed']}: "
     if row["part"] == "repeat-copy":
         return name + f"loss {row['train_loss']:.5f}, then {row['evaluation_loss']:.5f}, in {row['seconds']:.2f} s"
+    if row["part"] == "speed":
+        return name + f"{row['milliseconds'][1]:.2f} ms a step"
     *_, hardest = row["tests"]
-    solved = f"solved after {row['solved_after']}, " if "solved_after" in row else ""
-    return name + f"{solved}{row['seconds']:.1f} s; {hardest['name']}: {100 * hardest['wrong_bits']:.1f} % of the bits wrong"
+    solved = f"solved after {row['solved_after']}; " if "solved_after" in row else ""
+    return name + f"{solved}{hardest['name']}: {100 * hardest['wrong_bits']:.1f} % of the bits wrong"
 
 
 def main() -> int:

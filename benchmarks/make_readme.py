@@ -384,6 +384,43 @@ def memory_use(machine: Results) -> str:
     return f"Memory, with {titled(threads)}:\n\n{table(head, body)}"
 
 
+def memory_layers(slug: str, machine: Results) -> str:
+    """Three tables: of the sizes, of the options, of the lengths."""
+
+    def longer(row: Row, name: str, than: str) -> str:
+        return f"{row['sides'][name]['us'][1] / row['sides'][than]['us'][1]:.2f}"
+
+    def against(row: Row, name: str, other: str) -> str:
+        sides = row["sides"]
+        return f"{number(sides[other]['us'][1] / sides[name]['us'][1])}x" if other in sides else "-"
+
+    def of_sizes(rows: list[Row]) -> str:
+        body = []
+        for r in rows:
+            sides = r["sides"]
+            cells = [network(r), timed(sides["DNC"]), longer(r, "DNC", "unroll"), timed(sides["dnc_package"])]
+            cells += [compared(r, "reference"), against(r, "DNC", "reference")]
+            body.append([*cells, times_faster(sides["plain PyTorch"]), f"{r['floor_us'] / sides['dnc_package']['us'][1]:.0%}"])
+        head = ["", "`DNC`", "of `unroll`", "`dnc_package.DNC`", "the package", "the package to `DNC`", "plain PyTorch"]
+        return table([*head, "of the floor"], body)
+
+    def of_options(rows: list[Row]) -> str:
+        body = [[f"{r['case']['option']}{flags(r)}", timed(r["sides"]["with"]), longer(r, "with", "without")] for r in rows]
+        return table([network(rows[0]).removesuffix(flags(rows[0])), "time", "of that without"], body)
+
+    def of_lengths(rows: list[Row]) -> str:
+        names = ["mixed", "as many steps", "all steps"]
+        body = [[network(r), *(timed(r["sides"][name]) for name in names), longer(r, "mixed", "as many steps")] for r in rows]
+        return table(["lengths", "from few to T", "as many steps, all alike", "all T", "mixed, of alike"], body)
+
+    def draw(rows: list[Row]) -> str:
+        parts = {"sizes": of_sizes, "options": of_options, "lengths": of_lengths}
+        found = {part: [r for r in rows if r["case"]["part"] == part] for part in parts}
+        return "\n\n".join(parts[part](of_part) for part, of_part in found.items() if of_part)
+
+    return block(machine, "memory_layers", draw)
+
+
 def memory_scaling(slug: str, machine: Results) -> str:
     def draw(rows: list[Row]) -> str:
         head = ["", "N", "T", "time of a step", "floor of a step", "plain PyTorch", "peak of memory", "plain PyTorch"]
@@ -536,9 +573,16 @@ def agreement(ours: list[Row], theirs: list[Row]) -> str:
 
 def learning_memory(slug: str, study: Results) -> str:
     rows = study["rows"]
-    drawn = {"repeat-copy": repeat_copy_losses, "copy": copy_learned, "de-allocation": de_allocation}
-    parts = [draw(of_part) for part, draw in drawn.items() if (of_part := [row for row in rows if row["part"] == part])]
-    if any(row["waited"] >= NOISY for row in rows):
+    of_part = {part: [row for row in rows if row["part"] == part] for part in dict.fromkeys(row["part"] for row in rows)}
+    parts = []
+    if "repeat-copy" in of_part:
+        parts.append(repeat_copy_losses(of_part["repeat-copy"]))
+    if "copy" in of_part:
+        parts.append(copy_learned(of_part["copy"], next(iter(of_part.get("speed", [])), None)))
+        parts.append(reach("NTM, copy", of_part["copy"], "`{}`"))
+    if "de-allocation" in of_part:
+        parts.append(reach("DNC, repeat-copy: de-allocation", of_part["de-allocation"]))
+    if any(row.get("waited", 0) >= NOISY for row in rows):
         parts.append("⚠ the machine was disturbed: the times of this row are too long.")
     parts.append(f"One thread. {conditions(study, [study])}")
     return "\n\n".join([*parts, f"![Losses, sequences until copying is learned, and longer problems](assets/{slug}.png)"])
@@ -572,26 +616,22 @@ def repeat_copy_losses(all_rows: list[Row]) -> str:
     return table(head, body)
 
 
-def copy_learned(all_rows: list[Row]) -> str:
-    """When the NTM copies, and what it makes of more words."""
+def copy_learned(all_rows: list[Row], speed: Row | None) -> str:
+    """When the NTM copies; how long that takes, by the speed of a step."""
     seeds = seeds_of(all_rows)
+    texts: dict[str, Callable[[float], str]] = {"sequences": lambda n: f"{n:,.0f}"}
+    if speed is not None:
+        milliseconds, batch_size = speed["milliseconds"][1], all_rows[0]["sequences"][-1] / all_rows[0]["steps"]
+        noisy = " ⚠" if speed["waited"] >= NOISY else ""
+        texts[f"time, at {number(milliseconds)} ms a step{noisy}"] = lambda n: time(1000 * milliseconds * n / batch_size)
     body = []
     for variant, rows in by_variant(all_rows).items():
-        noisy = " ⚠" if max(r["waited"] for r in rows) >= NOISY else ""
-        for key, name, text in (
-            ("solved_after", "sequences", lambda n: f"{n:,.0f}"),
-            ("solved_seconds", f"time{noisy}", lambda s: time(1e6 * s)),
-        ):
-            values = [r[key] for r in rows if r[key] is not None]
-            cells = [f"`{variant}`, {name}", *("-" if r[key] is None else text(r[key]) for r in rows)]
+        values = [r["solved_after"] for r in rows if r["solved_after"] is not None]
+        for name, text in texts.items():
+            cells = [f"`{variant}`, {name}", *("-" if r["solved_after"] is None else text(r["solved_after"]) for r in rows)]
             cells += [""] * (len(seeds) - len(rows))
             body.append([*cells, f"**{text(statistics.median(values))}**" if len(values) == len(rows) else "-"])
-    learned = table(["NTM, copy: until 0.01 bits for a bit", *seeds, "median"], body)
-    return f"{learned}\n\n{reach('NTM, copy', all_rows, '`{}`')}"
-
-
-def de_allocation(all_rows: list[Row]) -> str:
-    return reach("DNC, repeat-copy: de-allocation", all_rows)
+    return table(["NTM, copy: until 0.01 bits for a bit", *seeds, "median"], body)
 
 
 def reach(what: str, all_rows: list[Row], name_of: str = "{}") -> str:
@@ -618,6 +658,7 @@ TABLES: dict[str, dict[str, Draw]] = {
         "routing_modules": routing_modules,
         "memory_sequence": memory_sequence,
         "memory_scaling": memory_scaling,
+        "memory_layers": memory_layers,
         "memory_ops": memory_ops,
     },
 }

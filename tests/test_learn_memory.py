@@ -14,7 +14,13 @@ from benchmarks import learn_memory, learn_memory_figure, make_readme, results
 from routing_ext.training import Trainer
 
 TINY = learn_memory.Settings(
-    seeds=2, repeat_copy_steps=20, copy_preset_seeds=1, copy_preset_steps=4, copy_steps=4, de_allocation_steps=20
+    seeds=2,
+    repeat_copy_steps=20,
+    speed_steps=40,
+    copy_preset_seeds=1,
+    copy_preset_steps=4,
+    copy_steps=4,
+    de_allocation_steps=20,
 )
 
 
@@ -26,7 +32,8 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def test_each_part_has_its_rows(rows: list[dict[str, Any]]) -> None:
     made = [(row["part"], row["variant"], row["seed"]) for row in rows]
     expected = [("repeat-copy", "ours", seed) for seed in range(2)]
-    expected += [("copy", "train copy", 0), ("copy", "train copy", 1), ("copy", "preset ntm-copy", 0)]
+    expected += [("speed", "preset ntm-copy", 0), ("copy", "preset ntm-copy", 0)]
+    expected += [("copy", "train copy", seed) for seed in range(2)]
     variants = ("without", "as in pytorch-dnc", "erasing")
     expected += [("de-allocation", variant, seed) for seed in range(2) for variant in variants]
     assert made == expected
@@ -42,8 +49,8 @@ def test_the_same_seed_gives_the_same_losses(rows: list[dict[str, Any]], tmp_pat
 def test_what_is_known_is_not_measured_again(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     longer = TINY._replace(copy_steps=5)
     found = list(learn_memory.run(learn_memory.copy(longer), tmp_path, known=rows))
-    assert [row["steps"] for row in found] == [5, 5, 4]
-    assert found[2] is rows[4]
+    assert [row["steps"] for row in found] == [4, 5, 5]
+    assert found[0] is rows[3]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy-train-copy-0", "copy-train-copy-1"]
 
 
@@ -58,7 +65,7 @@ def test_it_stops_and_goes_on(
 
     def interrupted(trainer: Trainer) -> dict[str, float]:
         trainings.append(trainer.step)
-        if len(trainings) == 4:
+        if len(trainings) == 5:
             trainer._signal = signal.SIGTERM  # as if it came in the first step
         return fit(trainer)
 
@@ -66,13 +73,13 @@ def test_it_stops_and_goes_on(
         patch.setattr(Trainer, "fit", interrupted)
         assert learn_memory.main() == 128 + signal.SIGTERM
     assert "stopped after step 1 of a training" in capsys.readouterr().err
-    assert len(json.loads(out.read_text())["rows"]) == 3
+    assert len(results_of(out)) == 4
 
     trainings.clear()
     monkeypatch.setattr(Trainer, "fit", lambda trainer: (trainings.append(trainer.step), fit(trainer))[1])
     assert learn_memory.main() == 0
-    assert trainings == [1] + [0] * (len(rows) - 4), "goes on within a training"
-    timing = ("seconds", "evaluation_seconds", "waited", "solved_seconds")
+    assert trainings == [1] + [0] * (len(rows) - 5), "goes on within a training"
+    timing = ("seconds", "evaluation_seconds", "waited", "milliseconds")
     made = [[{k: v for k, v in row.items() if k not in timing} for row in part] for part in (rows, results_of(out))]
     assert made[0] == made[1]
 
@@ -113,7 +120,7 @@ def test_tables_and_figure(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     learn_memory_figure.draw(tmp_path / "figure.png", study, "a digest")
     assert b"a digest" in (tmp_path / "figure.png").read_bytes()
     assert make_readme.learning_memory("learning-memory", learn_memory.study(TINY, rows))
-    for some in (rows[:1], rows[2:3]):  # the study is not done yet
+    for some in (rows[:1], rows[2:3], rows[3:4]):  # the study is not done yet
         made = learn_memory.study(TINY, some)
         assert make_readme.learning_memory("learning-memory", made)
         learn_memory_figure.draw(tmp_path / "figure.png", made, "")

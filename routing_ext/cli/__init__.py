@@ -42,8 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # as in `routing-ext info | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to be flushed at the end
         return 128 + signal.SIGPIPE
-    except (TrainingError, OSError) as error:
+    except TrainingError as error:
         return _fail(error, 1)
+    except OSError as error:
+        return _fail(f"{error}: see whether there is room, and a right to write, then try again", 1)
     except KeyboardInterrupt:
         return _fail("stopped", 130)
 

@@ -84,7 +84,9 @@ def parse(arguments: Sequence[str]) -> Options:
         problem, train = run.problem, run.config
     elif found.config:
         problem, train = read_config(found.config)
-    elif found.preset in PRESETS:
+    elif found.preset:
+        if found.preset not in PRESETS:
+            raise UserError(f"unknown preset {found.preset}: use {' or '.join(PRESETS)}", exit_code=2)
         problem, train = PRESETS[found.preset]
     elif task in TASKS:
         problem, train = default_setup(task)
@@ -164,9 +166,12 @@ def _train(run: Run, options: Options, replicas: Replicas) -> None:
     if replicas.rank:
         trainer.fit()
         return
-    total, batch_size = run.config.steps, run.config.batch_size
+    total, batch_size, began = run.config.steps, run.config.batch_size, trainer.step
     shown = {"visdom": options.visdom, "visdom_port": options.visdom_port, "progress": options.progress}
-    trainer.sinks = open_sinks(run, total, trainer.step, batch_size, **shown)  # type: ignore[arg-type]
+    try:
+        trainer.sinks = open_sinks(run, total, trainer.step, batch_size, **shown)  # type: ignore[arg-type]
+    except OSError as error:
+        raise RunError(f"cannot write to {run.path}: {error.strerror}; it stays as it was") from None
     threading.excepthook = _in_thread
     try:
         for sink in trainer.sinks:
@@ -178,6 +183,8 @@ def _train(run: Run, options: Options, replicas: Replicas) -> None:
         for sink in trainer.sinks:
             with contextlib.suppress(OSError):  # it was told of already
                 sink.close()
+    if trainer.step == began:
+        print(f"{run.path} had all its {began} steps before; a larger --steps trains on")
     results = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
     print(f"{run.path}: {trainer.step} steps; evaluation: {results}")
     print(f"Next: {PROGRAM} test {run.path}")

@@ -68,6 +68,8 @@ def test_a_file_a_run_or_a_preset_gives_the_options(capsys: pytest.CaptureFixtur
 
 def test_resuming_a_run_may_change_how_it_goes_on_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TRAIN, "--out", "run"]) == 0
+    assert main(["train", "--resume", "run", "--no-progress"]) == 0
+    assert "run had all its 20 steps before; a larger --steps trains on" in capsys.readouterr().out
     assert main(["train", "--resume", "run", "--steps", "30", "--lr", "1e-4", "--no-progress"]) == 0
     assert (Run.open("run").config.steps, Run.open("run").config.lr) == (30, 1e-4)
     assert "cannot change seed" in complaint(["train", "--resume", "run", "--seed", "3"], 2, capsys)
@@ -110,6 +112,9 @@ def test_wrong_command_lines(capsys: pytest.CaptureFixture[str]) -> None:
         "train copy --circuit gru": "gru",
         "train copy --min-num-words 20": "1 <= min_num_words <= max_num_words, got 20 and 10",
         "train copy --devices 0": "devices must be at least 1, got 0",
+        "train copy --threads many": "expected {None}|INT, got ['many'] (see routing-ext train copy --help)",
+        "train --preset juggling": "unknown preset juggling: use ntm-copy or dnc-repeat-copy",
+        "train copy --preset juggling": "unknown preset juggling",
         "train copy --device abacus": "device abacus cannot be used",
         "train copy --init nowhere.pth": "cannot read nowhere.pth",
         "train copy --config nowhere.yaml": "cannot read nowhere.yaml",

@@ -27,9 +27,12 @@ Run = subprocess.CompletedProcess[str]
 
 def run(order: int, *options: str, sanitize: bool = False) -> Run:
     suites = [str(TESTS / suite) for suite in SUITES]
-    pytest_options = ["-q", "-p", "no:cacheprovider", "--emulated-cuda", str(order), *options]
+    return run_pytest(*suites, "--emulated-cuda", str(order), *options, sanitize=sanitize)
+
+
+def run_pytest(*arguments: str, sanitize: bool = False) -> Run:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **(emulated_build.sanitizer_environment() if sanitize else {})}
-    command = [sys.executable, "-m", "pytest", *suites, *pytest_options]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
     done = subprocess.run(command, cwd=TESTS.parent, env=environment, capture_output=True, text=True)
     done.stdout += done.stderr
     return done
@@ -55,6 +58,14 @@ def runs(request: pytest.FixtureRequest) -> dict[int, concurrent.futures.Future[
 @pytest.mark.parametrize("order", ORDERS)
 def test_ops_in_order(order: int, runs: dict[int, concurrent.futures.Future[Run]]) -> None:
     check(runs[order].result())
+
+
+def test_layers_on_the_pretended_device(request: pytest.FixtureRequest) -> None:
+    """Each decision, selection, loss and reward with tensors that are on CUDA, as far as Python and autograd can tell."""
+    if request.config.getoption("--sanitize"):
+        pytest.skip("only what --sanitize is for")
+    suites = [str(TESTS / "routing" / name) for name in ("test_devices.py", "test_choices.py")]
+    check(run_pytest(*suites, "--pretended-cuda", "--device", "cuda", "-k", "not compile"))
 
 
 def test_ops_sanitized(request: pytest.FixtureRequest) -> None:

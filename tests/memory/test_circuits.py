@@ -196,7 +196,7 @@ def test_unroll_leaves_the_sequence_under_way(make: Callable[..., Circuit]) -> N
     torch.testing.assert_close(torch.cat([first, steps(circuit, x[3:])]), expected)
 
 
-@pytest.mark.parametrize("options", [{"usage": "paper"}, {"allocation": "softmax"}], ids=str)
+@pytest.mark.parametrize("options", [{"usage": "paper"}, {"allocation": "softmax"}, {"erase_freed": True}], ids=str)
 def test_options_change_the_output(run: Run, options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     plain = DNCCircuit(**SIZES, dtype=torch.float64)

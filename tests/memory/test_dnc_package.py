@@ -278,6 +278,20 @@ def test_names_of_version_one() -> None:
     assert len(DNC(4, 6, num_layers=2, share_memory=False, gpu_id=-1).memories) == 2
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2}, {"rnn_type": "gru"}], ids=str)
+def test_extremes_are_finite(options: dict[str, Any], dtype: torch.dtype) -> None:
+    """Interfaces that no training should lead to, from empty memories on."""
+    network, x = make(**options).to(dtype), inputs(3, 12).to(dtype)
+    for value in (1e4, -1e4, 0.0):
+        bias = network.memories[0].interface_weights.bias
+        with torch.no_grad():
+            bias.copy_(value * (torch.randint(2, bias.shape) * 2 - 1))
+        y, hidden = network(x)
+        found = torch.autograd.grad(y.square().sum(), list(network.parameters()))
+        assert all(t.isfinite().all() for t in (y, hidden[2], *hidden[1][0].values(), *found))
+
+
 def test_precisions() -> None:
     network, x = make().float(), inputs().float()
     y, (_, memories, _) = network(x)

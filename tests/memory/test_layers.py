@@ -296,6 +296,9 @@ def test_samples_of_a_state(make: Make) -> None:
     torch.testing.assert_close(y, expected[:, chosen])
     assert_same_states(after, last.samples(chosen))
     assert state.samples(slice(1, 2)).hidden.shape == (2, 1, HIDDEN)
+    assert_same_states(state.samples([True, False, True]), state.samples(torch.tensor([0, 2])))
+    assert_same_states(state.samples([0, 2]), state.samples(torch.tensor([True, False, True])))
+    assert state.samples(1).memory.shape == (2, 7, 5)
 
 
 def test_states_move_and_are_saved(make: Make) -> None:
@@ -389,6 +392,32 @@ def test_copies_and_pickles(make: Make) -> None:
         with torch.no_grad():
             copied.output.weight.zero_()
     assert torch.equal(layer(x)[0], expected)
+
+
+def test_another_memory_size_with_the_same_weights(make: Make) -> None:
+    layer, x = make(2), inputs()
+    larger = make(2, memory_size=40)
+    larger.load_state_dict(make(2).state_dict(), strict=True)
+    _, state = larger(x)
+    assert state.memory.shape == (2, 2, 40, 5)
+    assert not torch.equal(larger(x)[0], layer(x)[0])
+    torch.testing.assert_close(larger(x)[0], plain(larger, x)[0])
+
+
+@pytest.mark.parametrize("options", [{}, *OPTIONS], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_extremes_are_finite(options: dict[str, Any], dtype: torch.dtype) -> None:
+    """Interfaces that no training should lead to, from empty memories on."""
+    layer = make_layer(DNC, **options | {"initial_memory": 0.0, "dtype": dtype})
+    x = inputs(12, dtype=dtype)
+    for value in (1e4, -1e4, 0.0):
+        with torch.no_grad():
+            signs = torch.randint(2, layer._cell(0).interface.bias.shape) * 2 - 1
+            layer._cell(0).interface.bias.copy_(value * signs)
+        y, state = layer(x)
+        assert all(t.isfinite().all() for t in (y, *state))
+        found = torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])
+        assert all(g.isfinite().all() for g in found)
 
 
 def test_checkpoints(make: Make) -> None:

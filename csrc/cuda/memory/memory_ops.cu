@@ -8,6 +8,7 @@
 #include "allocation.cuh"
 #include "content.cuh"
 #include "link.cuh"
+#include "operator.cuh"
 #include "passes.cuh"
 #include "usage.cuh"
 

@@ -4,6 +4,7 @@
 #include "ntm_location.cuh"
 
 #include "location.cuh"
+#include "operator.cuh"
 
 namespace routing_ext::cuda {
 namespace {

@@ -4,7 +4,7 @@
 
 #include <cstddef>
 
-#include "operator.cuh"
+#include "operator_tensors.cuh"
 
 namespace routing_ext::cuda {
 

@@ -7,7 +7,7 @@
 #include "../../common/cuda_glue.h"
 #include "../../common/memory_glue.h"
 #include "../../common/memory_ops_args.h"
-#include "operator.cuh"
+#include "operator_tensors.cuh"
 
 namespace routing_ext::cuda {
 

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 
 #include "cpu/isa.h"
+#include "python/memory.h"
 #include "python/modules.h"
 
 // setup.py gives the macros ROUTING_EXT_BUILT_*; those of CUDA only where CUDA kernels are compiled.
@@ -36,5 +37,7 @@ pybind11::dict build_info() {
 
 PYBIND11_MODULE(_C, m) {
   m.def("build_info", &build_info);
-  if (PyModule_AddFunctions(m.ptr(), routing_ext::python::kModuleFunctions) != 0) throw pybind11::error_already_set();
+  for (PyMethodDef* const functions : {routing_ext::python::kModuleFunctions, routing_ext::python::kMemoryFunctions}) {
+    if (PyModule_AddFunctions(m.ptr(), functions) != 0) throw pybind11::error_already_set();
+  }
 }

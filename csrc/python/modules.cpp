@@ -3,23 +3,16 @@
 #include <ATen/autocast_mode.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/Exceptions.h>
-#include <torch/csrc/autograd/python_variable.h>
 
 #include <array>
-#include <memory>
 #include <optional>
 #include <tuple>
 #include <vector>
 
+#include "objects.h"
+
 namespace routing_ext::python {
 namespace {
-
-struct Release {
-  void operator()(PyObject* o) const { Py_DECREF(o); }
-};
-using Owned = std::unique_ptr<PyObject, Release>;
-
-PyObject* none() { return Py_NewRef(Py_None); }
 
 // A name that is looked up often.
 class Name {
@@ -50,12 +43,6 @@ bool for_each_plain(PyObject* const* modules, Py_ssize_t count, PyObject* cls, c
     if (own == nullptr || !PyDict_Check(own) || forward.in(dict.get()) != nullptr || !f(own)) return false;
   }
   return true;
-}
-
-// Exactly torch.Tensor or torch.nn.Parameter, not a subclass with an arithmetic of its own.
-bool is_plain_tensor(PyObject* t) {
-  PyObject* const type = reinterpret_cast<PyObject*>(Py_TYPE(t));
-  return type == THPVariableClass || type == ParameterClass;
 }
 
 // Whether both are None, or plain tensors of one shape and dtype on one device.
@@ -171,10 +158,6 @@ PyObject* select_linear(PyObject*, PyObject* const* args, Py_ssize_t count) {
   }
   return THPVariable_Wrap(std::move(y));
   END_HANDLE_TH_ERRORS
-}
-
-PyCFunction fast(PyObject* (*function)(PyObject*, PyObject* const*, Py_ssize_t)) {
-  return reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(function));
 }
 
 }  // namespace

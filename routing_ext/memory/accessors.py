@@ -13,7 +13,7 @@ from ..ops import dnc_access, ntm_access
 from .external_memory import External2DMemory
 from .heads import DynamicReadHead, DynamicWriteHead, Head, StaticReadHead, StaticWriteHead
 from .options import OF_DNC, OF_STEP, dnc_options, read_options
-from .sequence_state import PartModule, SequenceState, StateTensor
+from .sequence_state import PartModule, SequenceState, StateTensor, check_shape
 
 
 class Accessor(PartModule):
@@ -88,10 +88,10 @@ class Accessor(PartModule):
 
     def forward(self, hidden_vb: Tensor) -> Tensor:
         """One step on its own: the read vectors ``[B,R,W]`` from the controller's hidden state ``[B,H]``."""
-        hidden = hidden_vb.reshape(-1, self.hidden_dim)
+        check_shape(f"{type(self).__name__}: hidden_vb", hidden_vb, (-1, self.hidden_dim))
         linears = self._linears()
         weight, bias = torch.cat([x.weight for x in linears]), torch.cat([x.bias for x in linears])
-        state = self._access(F.linear(hidden, weight, bias), hidden.size(0))
+        state = self._access(F.linear(hidden_vb, weight, bias), hidden_vb.size(0))
         self._state.update({field: getattr(state, field) for field in self._owned})
         return state.read_vectors
 

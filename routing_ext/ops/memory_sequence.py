@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._C import memory_sequence
 from .._memory_options import DncOptions, check_choice, is_linked, num_parts, numbers
 from .._states import SHAPES, DncState, NtmState, State
 from ._devices import check_devices
@@ -44,12 +45,16 @@ def _sequence(
     """`others`: the operator's own."""
     before: Sequence[Tensor | None] = () if state is None else state
     if not x.is_meta and torch.is_autocast_enabled(x.device.type):
-        x, before, weights = _float(x), [t if t is None else _float(t) for t in before], [*map(_float, weights)]
-    y, final = _op(model, options, x, before, weights, *others)
+        before = [t if t is None else at_least_float(t) for t in before]
+        x, weights = at_least_float(x), [at_least_float(w) for w in weights]
+    # The operator itself, past torch.ops, where that makes no difference: the way there is a large part of a short sequence.
+    results = None if torch.compiler.is_compiling() else memory_sequence(model, options, x, before, weights, *others)
+    y, final = _op(model, options, x, before, weights, *others) if results is None else results
     return y, kind(*final)
 
 
-def _float(t: Tensor) -> Tensor:
+def at_least_float(t: Tensor) -> Tensor:
+    """What autocast makes of an argument: low precision becomes float32."""
     return t.float() if t.is_floating_point() and t.dtype != torch.float64 else t
 
 

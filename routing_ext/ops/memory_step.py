@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._C import memory_step, memory_stepper
 from .._memory_options import is_linked
 from .._states import DncState, NtmState
 from .memory_sequence import default_link_every
@@ -42,7 +43,7 @@ class Network(NamedTuple):
 
 
 def pack_weights(network: Network, weights: Sequence[Tensor]) -> Any:
-    """The parameters as the kernels want them. ``are_of(weights)`` tells whether these are the same ones, unchanged.
+    """The parameters as the kernels want them. ``have_values_of(weights)`` tells whether these are the same ones, unchanged.
 
     Args:
         network: for which they are.
@@ -62,8 +63,6 @@ class MemoryRun:
         expected_steps: memory for so many is taken at once; there may be more or fewer.
 
     Attributes:
-        step: ``step(x, weights)``, ``[1,B,O]`` from ``[B,I]``; None if these weights are others than those that the run began
-            with, or if autograd is in another mode.
         time: ``time()``, the number of steps taken.
     """
 
@@ -80,7 +79,15 @@ class MemoryRun:
         link_every = default_link_every(steps, network.link_bytes(), network.device)
         before = [] if state is None else list(state)
         self._run = _classes.MemoryRun(packed, before, network.sizes["B"], steps, link_every)
-        self.step, self.time = self._run.step, self._run.time
+        self.time = self._run.time
+        self._stepper = memory_stepper(self._run.address())
+
+    def step(self, x: Tensor, weights: Sequence[Tensor]) -> Tensor | None:
+        """``[1,B,O]`` from ``[B,I]``; None if these weights are others than those that the run began with, or if autograd is
+        in another mode."""
+        results = memory_step(self._stepper, x, weights)
+        y: Tensor | None = self._run.step(x, weights) if results is NotImplemented else results
+        return y
 
     def state(self) -> DncState | NtmState:
         """After the last step: tensors of their own, through which gradients flow."""

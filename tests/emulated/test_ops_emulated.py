@@ -61,11 +61,11 @@ def test_ops_in_order(order: int, runs: dict[int, concurrent.futures.Future[Run]
 
 
 def test_layers_on_the_pretended_device(request: pytest.FixtureRequest) -> None:
-    """Each decision, selection, loss and reward with tensors that are on CUDA, as far as Python and autograd can tell."""
+    """Layers of both kinds with tensors that are on CUDA, as far as Python and autograd can tell."""
     if request.config.getoption("--sanitize"):
         pytest.skip("only what --sanitize is for")
-    suites = [str(TESTS / "routing" / name) for name in ("test_devices.py", "test_choices.py")]
-    check(run_pytest(*suites, "--pretended-cuda", "--device", "cuda", "-k", "not compile"))
+    suites = ["routing/test_devices.py", "routing/test_choices.py", "memory/test_memory_devices.py"]
+    check(run_pytest(*(str(TESTS / suite) for suite in suites), "--pretended-cuda", "--device", "cuda", "-k", "not compile"))
 
 
 def test_ops_sanitized(request: pytest.FixtureRequest) -> None:

@@ -27,7 +27,7 @@ class Bug(NamedTuple):
 
 
 PLAN, LINEAR = "dispatch_plan", "grouped_linear"
-MEMORY, STEP = "memory/memory_ops", "memory/dnc_step"
+MEMORY, STEP, NTM = "memory/memory_ops", "memory/dnc_step", "memory/ntm_step"
 GROUP, CONTENT, ALLOCATION, LINK = (f"memory/{name}.cuh" for name in ("group", "content", "allocation", "link"))
 BARRIER = "  __syncthreads();\n"
 
@@ -147,6 +147,20 @@ BUGS = {
     ),
     "step, no barrier between writing and looking up": Bug(
         STEP, "work.partials);\n  group.sync();\n  look_up(", "work.partials);\n  look_up(", WRONG
+    ),
+    "ntm, none": Bug(NTM, "", "", RIGHT),
+    "ntm, no barrier after the interface": Bug(
+        NTM, "  group.sync();\n  address(group, s, write_heads(s)", "  address(group, s, write_heads(s)", WRONG
+    ),
+    "ntm, no barrier between products and cosines": Bug(
+        NTM, "  group.sync();\n  const Softmax<T> by_content", "  const Softmax<T> by_content", WRONG
+    ),
+    "ntm, no barrier before shifts are taken back": Bug(
+        NTM,
+        "  group.sync();\n  for_each(group, l.heads, [&](int h) { of.grad_sharpness[h]",
+        "  for_each(group, l.heads, [&](int h) { of.grad_sharpness[h]",
+        WRONG,
+        file="memory/location.cuh",
     ),
     # What the emulation cannot see: it has no memory ordering, and threads do not interrupt each other between two waits.
     "plan, no __syncwarp after positions advance": Bug(

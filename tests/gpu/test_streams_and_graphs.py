@@ -9,7 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from routing_ext.ops import combine_rows, dispatch_plan, gather_rows, grouped_linear, scatter_rows
+from routing_ext.memory import Circuit, DNCCircuit, NTMCircuit
+from routing_ext.ops import (
+    combine_rows,
+    dispatch_plan,
+    dnc_sequence,
+    gather_rows,
+    grouped_linear,
+    ntm_sequence,
+    scatter_rows,
+)
 from routing_ext.ops.policy_gradients import discounted_returns, preference_states, sample_by_inversion, taken, wpl_losses
 from routing_ext.routing import WPL, Initialization, LinearBank, Loss, NegLossReward, Selection, fast_sampling
 
@@ -60,10 +69,35 @@ def everything(dtype: torch.dtype, device: str = "cuda") -> dict[str, Callable[[
         drawn = sample_by_inversion(probs, actions % 2, None, [B], B)
         return [states, probs, losses, *own, *earned, *torch.autograd.grad(total, rows), drawn - drawn]
 
-    return {"linear": linear, "moved": moved, "combined": combined, "decided": decided}
+    remembered = sequences(float_dtype, device)
+    return {"linear": linear, "moved": moved, "combined": combined, "decided": decided, "remembered": remembered}
 
 
-NAMES = ["linear", "moved", "combined", "decided"]
+def sequences(dtype: torch.dtype, device: str = "cuda") -> Callable[[], list[Tensor]]:
+    """Of memory networks, with lengths and resets."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn((5, 7, 3), generator=g).to(device, dtype).requires_grad_()
+    masks = {"lengths": torch.randint(6, (7,), generator=g), "resets": torch.rand((5, 7), generator=g) < 0.2}
+    masks = {name: t.to(device) for name, t in masks.items()}
+    sizes = {"input_dim": 3, "output_dim": 2, "hidden_dim": 20, "num_write_heads": 2, "num_read_heads": 3}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        circuits: list[Circuit] = [
+            kind(**sizes, mem_hei=40, mem_wid=9, dtype=dtype).to(device) for kind in (DNCCircuit, NTMCircuit)
+        ]
+
+    def remembered() -> list[Tensor]:
+        results: list[Tensor] = []
+        for circuit, sequence in zip(circuits, (dnc_sequence, ntm_sequence), strict=True):
+            y, state = sequence(x, circuit._weights(), num_locations=40, **masks)
+            loss = y.square().sum() + state.memory.sum()
+            results += [y, *state, *torch.autograd.grad(loss, [x, *circuit.parameters()])]
+        return results
+
+    return remembered
+
+
+NAMES = ["linear", "moved", "combined", "decided", "remembered"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -172,6 +206,15 @@ def test_step_of_one_agent_waits_for_nothing() -> None:
     with fast_sampling():
         ys, mxs, _ = decision(x, Initialization()(x)[1])
     sum(loss(ys, mxs, targets)).backward()  # type: ignore[union-attr]
+
+
+def test_sequence_waits_for_nothing() -> None:
+    call = sequences(torch.float32)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        call()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_an_action_out_of_range_is_told_later() -> None:

@@ -5,26 +5,6 @@
 namespace routing_ext::cpu {
 namespace {
 
-// How to load and store at a place in a row: whole vectors, and what is left at its end.
-template <class C>
-struct WholeVector {
-  ALWAYS_INLINE Vec<C> load(const C* p) const { return ::routing_ext::cpu::load(p); }
-  ALWAYS_INLINE void store(C* p, Vec<C> x) const { ::routing_ext::cpu::store(p, x); }
-};
-template <class C>
-struct PartOfVector {
-  int64_t count;
-  ALWAYS_INLINE Vec<C> load(const C* p) const { return load_partial(p, count); }
-  ALWAYS_INLINE void store(C* p, Vec<C> x) const { store_partial(p, x, count); }
-};
-// f(i, at) for each vector of a row.
-template <class C, class F>
-ALWAYS_INLINE inline void for_each_vector(int64_t count, const F& f) {
-  int64_t i = 0;
-  for (; i + kLanes<C> <= count; i += kLanes<C>) f(i, WholeVector<C>{});
-  if (i < count) f(i, PartOfVector<C>{count - i});
-}
-
 // Zero where clipping stops the gradient.
 template <class C>
 inline Vec<C> where_unclipped(Vec<C> x, C clip, Vec<C> grad) {

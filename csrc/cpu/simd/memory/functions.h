@@ -55,6 +55,37 @@ inline Vec<C> square_root(Vec<C> x) {
 #endif
 }
 
+// 1 / x and 1 / sqrt(x) of positive normal numbers. float: an estimate and one step of Newton's, with a relative error of some
+// 2e-7; division and root take several times as long.
+template <class C>
+inline Vec<C> reciprocal(Vec<C> x) {
+#if defined(__AVX2__)
+  if constexpr (sizeof(C) == 4) {
+#if defined(__AVX512F__)
+    const Vec<C> r = reinterpret_cast<Vec<C>>(_mm512_maskz_rcp14_ps(0xffff, reinterpret_cast<__m512>(x)));
+#else
+    const Vec<C> r = reinterpret_cast<Vec<C>>(_mm256_rcp_ps(reinterpret_cast<__m256>(x)));
+#endif
+    return r + r * (C(1) - x * r);
+  }
+#endif
+  return C(1) / x;
+}
+template <class C>
+inline Vec<C> reciprocal_root(Vec<C> x) {
+#if defined(__AVX2__)
+  if constexpr (sizeof(C) == 4) {
+#if defined(__AVX512F__)
+    const Vec<C> r = reinterpret_cast<Vec<C>>(_mm512_maskz_rsqrt14_ps(0xffff, reinterpret_cast<__m512>(x)));
+#else
+    const Vec<C> r = reinterpret_cast<Vec<C>>(_mm256_rsqrt_ps(reinterpret_cast<__m256>(x)));
+#endif
+    return r + C(0.5) * r * (C(1) - x * r * r);
+  }
+#endif
+  return C(1) / square_root<C>(x);
+}
+
 // 2^k p(x - k ln 2), p the Taylor polynomial; a relative error of some 1e-7 and 1e-16. Zero where it would be
 // subnormal, never infinite.
 template <class C>
@@ -87,7 +118,7 @@ inline Vec<C> exponential(Vec<C> x) {
 
 template <class C>
 inline Vec<C> sigmoid(Vec<C> x) {
-  return C(1) / (C(1) + exponential<C>(-x));
+  return reciprocal<C>(C(1) + exponential<C>(-x));
 }
 
 template <class C>
@@ -95,8 +126,9 @@ inline Vec<C> tangent(Vec<C> x) {
   if constexpr (sizeof(C) == 8) {
     return each_lane<C>(x, [](C lane) { return __builtin_tanh(lane); });
   } else {
-    const Vec<C> e = exponential<C>(C(-2) * x), square = x * x;
-    const Vec<C> far = (C(1) - e) / (C(1) + e);
+    const Vec<C> twice = C(-2) * x, square = x * x;
+    const Vec<C> e = exponential<C>(twice > C(40) ? broadcast(C(40)) : twice);
+    const Vec<C> far = (C(1) - e) * reciprocal<C>(C(1) + e);
     // Near zero the difference above cancels.
     const Vec<C> near =
         x + x * square * (C(-1. / 3) + square * (C(2. / 15) + square * (C(-17. / 315) + square * C(62. / 2835))));
@@ -155,6 +187,13 @@ inline Bits<C> lane_numbers(int64_t first) {
   return lane_numbers<C>(typename MakeIndices<kLanes<C>>::type{}) + static_cast<Integer<C>>(first);
 }
 
+// x, the vector at i of a row over locations, with something else for its padding.
+template <class C>
+ALWAYS_INLINE inline Vec<C> within(Vec<C> x, int64_t i, int64_t locations, C otherwise) {
+  if (i + kLanes<C> <= locations) return x;
+  return lane_numbers<C>(i) < static_cast<Integer<C>>(locations) ? x : broadcast(otherwise);
+}
+
 template <class C, int by, int... i>
 inline Vec<C> rotated(Vec<C> x, Indices<i...>) {
 #if defined(__clang__)
@@ -185,11 +224,12 @@ inline void store_sums(const Vec<C> (&v)[count], C* out) {
   UNROLL for (int first = 0; first < count; first += width) {
     Vec<C> part[width];
     UNROLL for (int i = 0; i < width; ++i) part[i] = first + i < count ? v[first + i] : Vec<C>{};
-    const Vec<C> sums = sum_each<C>(part);
-    if (first + lanes <= count) {
-      store(out + first, sums);
-    } else {
-      store_partial(out + first, sums, count - first);
+    // Stored as a whole, for what reads a part of it soon: a store with a mask would have to be over first.
+    C sums[lanes];
+    store(sums, sum_each<C>(part));
+    constexpr int most = count < lanes ? count : lanes;
+    UNROLL for (int i = 0; i < most; ++i) {
+      if (first + i < count) out[first + i] = sums[i];
     }
   }
 }
@@ -208,6 +248,73 @@ inline void copy(const C* from, int64_t count, C* to) {
 template <class C>
 inline void clear_padding(C* row, int64_t count, int64_t padded) {
   for (int64_t i = count; i < padded; ++i) row[i] = 0;
+}
+
+// How to load and store at a place in a row: whole vectors, and what is left at its end.
+template <class C>
+struct WholeVector {
+  ALWAYS_INLINE Vec<C> load(const C* p) const { return ::routing_ext::cpu::load(p); }
+  ALWAYS_INLINE void store(C* p, Vec<C> x) const { ::routing_ext::cpu::store(p, x); }
+};
+template <class C>
+struct PartOfVector {
+  int64_t count;
+  ALWAYS_INLINE Vec<C> load(const C* p) const { return load_partial(p, count); }
+  ALWAYS_INLINE void store(C* p, Vec<C> x) const { store_partial(p, x, count); }
+};
+// f(i, at) for each vector of a row.
+template <class C, class F>
+ALWAYS_INLINE inline void for_each_vector(int64_t count, const F& f) {
+  int64_t i = 0;
+  for (; i + kLanes<C> <= count; i += kLanes<C>) f(i, WholeVector<C>{});
+  if (i < count) f(i, PartOfVector<C>{count - i});
+}
+
+// The elements i..i+rows-1 of `heads` rows, each to be broadcast from memory where it is used. Broadcast ahead of a loop they
+// would fill the registers; the compiler keeps from that as it does not know where `elements` points to, nor what changes it.
+template <class C, int rows, int heads>
+struct Corner {
+  C values[heads][rows];
+  const C* elements = values[0];
+  ALWAYS_INLINE Corner(const C* x, int64_t n, int64_t i) {
+    UNROLL for (int r = 0; r < heads; ++r) { UNROLL for (int q = 0; q < rows; ++q) values[r][q] = x[r * n + i + q]; }
+    asm volatile("" : "+r"(elements) : : "memory");
+  }
+  ALWAYS_INLINE C operator()(int r, int q) const { return elements[r * rows + q]; }
+};
+
+// The same of one head, broadcast ahead where the registers are many.
+template <class C, int rows>
+struct Column {
+  Vec<C> values[rows];
+  ALWAYS_INLINE Column(const C* x, int64_t, int64_t i) {
+    UNROLL for (int q = 0; q < rows; ++q) values[q] = broadcast(x[i + q]);
+  }
+  ALWAYS_INLINE Vec<C> operator()(int, int q) const { return values[q]; }
+};
+template <class C, int rows, int heads>
+struct ElementsOf {
+  using type = Corner<C, rows, heads>;
+};
+#if ROUTING_EXT_VECTOR_BYTES == 64
+template <class C, int rows>
+struct ElementsOf<C, rows, 1> {
+  using type = Column<C, rows>;
+};
+#endif
+template <class C, int rows, int heads>
+using Elements = typename ElementsOf<C, rows, heads>::type;
+
+// to [count] = x [count], and sum [count] += x [count].
+template <class C, int count>
+ALWAYS_INLINE inline void copy_few(const C* x, C* to) {
+  using Few = typename VecOf<C, count>::unaligned;
+  *reinterpret_cast<Few*>(to) = *reinterpret_cast<const Few*>(x);
+}
+template <class C, int count>
+ALWAYS_INLINE inline void add_few(const C* x, C* sum) {
+  using Few = typename VecOf<C, count>::unaligned;
+  *reinterpret_cast<Few*>(sum) += *reinterpret_cast<const Few*>(x);
 }
 
 // Heads are taken four at a time, a number that the compiler knows: f(Heads<1..4>(), first head).

@@ -13,7 +13,8 @@ class Activations {
 
   template <class F>
   void apply(int64_t count, C* out, const F& f) {
-    for (int64_t i = 0; i < count; i += kLanes<C>) store_partial(out + i, f(load_partial(next_ + i, count - i)), count - i);
+    const C* const from = next_;
+    for_each_vector<C>(count, [=](int64_t i, auto at) { at.store(out + i, f(at.load(from + i))); });
     next_ += count;
   }
   void sigmoids(int64_t count, C* out) {
@@ -40,9 +41,10 @@ class Activations {
   void keys(int64_t rows, int64_t width, int64_t stride, bool linear, C* out, C* norms) {
     for (int64_t r = 0; r < rows; ++r) {
       Vec<C> squares = {};
-      apply(width, out + r * stride, [&](Vec<C> x) {
+      Vec<C>* const sum_of = &squares;
+      apply(width, out + r * stride, [linear, sum_of](Vec<C> x) {
         const Vec<C> y = linear ? x : tangent<C>(x);  // of the absent lanes, zero
-        squares += y * y;
+        *sum_of += y * y;
         return y;
       });
       norms[r] = sum<C>(squares);
@@ -61,7 +63,8 @@ class Activations {
     for (int64_t r = 0; r < rows; ++r) {
       C total = 0;
       for (int64_t k = 0; k < width; ++k) total += out[r * width + k];
-      for (int64_t k = 0; k < width; ++k) out[r * width + k] /= total;
+      const C scale = C(1) / total;
+      for (int64_t k = 0; k < width; ++k) out[r * width + k] *= scale;
     }
     next_ += count;
   }
@@ -78,10 +81,8 @@ class ActivationGradients {
 
   template <class F>
   void apply(int64_t count, const C* y, const C* grad, const F& slope) {
-    for (int64_t i = 0; i < count; i += kLanes<C>) {
-      const int64_t left = count - i;
-      store_partial(next_ + i, load_partial(grad + i, left) * slope(load_partial(y + i, left)), left);
-    }
+    C* const to = next_;
+    for_each_vector<C>(count, [=](int64_t i, auto at) { at.store(to + i, at.load(grad + i) * slope(at.load(y + i))); });
     next_ += count;
   }
   void sigmoids(int64_t count, const C* y, const C* grad) {
@@ -106,12 +107,12 @@ class ActivationGradients {
   void keys(int64_t rows, int64_t width, int64_t stride, bool linear, const C* y, const C* grad, const C* grad_norms) {
     const C slope = linear ? C(0) : C(1);
     for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t i = 0; i < width; i += kLanes<C>) {
-        const int64_t left = width - i;
-        const Vec<C> x = load_partial(y + r * stride + i, left);
-        const Vec<C> whole = load_partial(grad + r * stride + i, left) + C(2) * grad_norms[r] * x;
-        store_partial(next_ + i, whole * (C(1) - slope * x * x), left);
-      }
+      C* const to = next_;
+      const C *const of_y = grad + r * stride, *const from = y + r * stride, twice = C(2) * grad_norms[r];
+      for_each_vector<C>(width, [=](int64_t i, auto at) {
+        const Vec<C> x = at.load(from + i);
+        at.store(to + i, (at.load(of_y + i) + twice * x) * (C(1) - slope * x * x));
+      });
       next_ += width;
     }
   }

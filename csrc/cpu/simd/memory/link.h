@@ -78,19 +78,6 @@ ALWAYS_INLINE inline void for_each_columns(int64_t i, int64_t n, const F& f) {
   f(end, n, Constant<false>());
 }
 
-// The elements i..i+rows-1 of `heads` rows, each to be broadcast from memory where it is used. Broadcast ahead of a loop they
-// would fill the registers; the compiler keeps from that as it does not know where `elements` points to, nor what changes it.
-template <class C, int rows, int heads>
-struct Corner {
-  C values[heads][rows];
-  const C* elements = values[0];
-  ALWAYS_INLINE Corner(const C* x, int64_t n, int64_t i) {
-    UNROLL for (int r = 0; r < heads; ++r) { UNROLL for (int q = 0; q < rows; ++q) values[r][q] = x[r * n + i + q]; }
-    asm volatile("" : "+r"(elements) : : "memory");
-  }
-  ALWAYS_INLINE C operator()(int r, int q) const { return elements[r * rows + q]; }
-};
-
 // Some rows, and `heads` heads of the reads. updates: `next` is computed, else it is there. Everything is captured by value:
 // what a reference leads to would have to be loaded again after every store.
 template <class C, int rows, int heads, bool updates>
@@ -114,7 +101,7 @@ inline void link_reads_of_rows(Link<C> link, C* next, const C* read, C* forward,
           store(to + q * n + j, x);
         }
         UNROLL for (int r = 0; r < heads; ++r) {
-          along[q * heads + r] += x * read_j[r];
+          along[r * rows + q] += x * read_j[r];
           across[r] += x * read_i(r, q);
         }
       }
@@ -123,9 +110,7 @@ inline void link_reads_of_rows(Link<C> link, C* next, const C* read, C* forward,
   });
   C sums[rows * heads];
   store_sums<C>(along, sums);
-  UNROLL for (int q = 0; q < rows; ++q) {
-    UNROLL for (int r = 0; r < heads; ++r) forward[r * n + i + q] = sums[q * heads + r];
-  }
+  UNROLL for (int r = 0; r < heads; ++r) copy_few<C, rows>(sums + r * rows, forward + r * n + i);
 }
 template <class C, int heads, bool updates>
 void link_reads(const Link<C>& link, C* next, const C* read, C* forward, C* backward) {
@@ -233,7 +218,7 @@ inline void link_backward_of_rows(Link<C> link, const C* read, LinkGradients<C> 
             }
             UNROLL for (int r = 0; r < heads; ++r) {
               across[r] += of_forward_i(r, q) * x;
-              along[q * heads + r] += of_backward_j[r] * x;
+              along[r * rows + q] += of_backward_j[r] * x;
             }
             if constexpr (last) {
               const Vec<C> kept = g[q] * previous;
@@ -250,13 +235,11 @@ inline void link_backward_of_rows(Link<C> link, const C* read, LinkGradients<C> 
       });
   C sums[rows * heads];
   store_sums<C>(along, sums);
-  UNROLL for (int q = 0; q < rows; ++q) {
-    UNROLL for (int r = 0; r < heads; ++r) grad.read[r * n + i + q] += sums[q * heads + r];
-  }
+  UNROLL for (int r = 0; r < heads; ++r) add_few<C, rows>(sums + r * rows, grad.read + r * n + i);
   if constexpr (last) {
     C of_w[rows];
     store_sums<C>(of_w_i, of_w);
-    UNROLL for (int q = 0; q < rows; ++q) grad.weights[i + q] += of_w[q];
+    add_few<C, rows>(of_w, grad.weights + i);
   }
 }
 template <class C, int heads, bool last>

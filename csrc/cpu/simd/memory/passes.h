@@ -78,9 +78,7 @@ inline void read_memory(int64_t heads, const C* weights, const C* memory, int64_
       }
       C sums[count * width];
       store_sums<C>(total, sums);
-      UNROLL for (int k = 0; k < count; ++k) {
-        UNROLL for (int q = 0; q < width; ++q) read[(h + k) * word + w + q] = sums[k * width + q];
-      }
+      UNROLL for (int k = 0; k < count; ++k) copy_few<C, width>(sums + k * width, read + (h + k) * word + w);
     };
     int64_t w = 0;
     for (; w + rows <= word; w += rows) of_rows(Heads<rows>(), w);
@@ -126,42 +124,47 @@ struct Lookups {
   C* grad_keys;        // [heads,words] +=
 };
 
-// `count` heads from head h on. grad [W,n] of the memory: added to. The norms' share comes with head 0.
+// `rows` elements of each location and `count` heads, from element w and head h on. grad [W,n] of the memory: added to. The
+// norms' share comes with head 0. Everything is captured by value, as in link.h.
+template <class C, int rows, int count, bool reads>
+inline void look_up_backward_of_rows(Lookups<C> look, int64_t h, int64_t w, const C* memory, int64_t word, int64_t n,
+                                     C* grad) {
+  const Elements<C, rows, count> key(look.keys + h * look.words, look.words, w);
+  const Elements<C, rows, reads ? count : 1> read(reads ? look.grad_read + h * word : look.keys, word, w);
+  const C *const from = memory + w * n, *const products = look.grad_products + h * n, *const weights = look.weights + h * n;
+  C* const to = grad + w * n;
+  const C of_norms = h == 0 ? C(2) : C(0);
+  Vec<C> of_key[count * rows] = {};
+  for (int64_t i = 0; i < n; i += kLanes<C>) {
+    const Vec<C> of_norm = of_norms * load(look.grad_norms + i);
+    Vec<C> m[rows], g[rows];
+    UNROLL for (int q = 0; q < rows; ++q) {
+      m[q] = load(from + q * n + i);
+      g[q] = load(to + q * n + i) + of_norm * m[q];
+    }
+    UNROLL for (int k = 0; k < count; ++k) {
+      const Vec<C> product = load(products + k * n + i);
+      UNROLL for (int q = 0; q < rows; ++q) {
+        g[q] += product * key(k, q);
+        of_key[k * rows + q] += product * m[q];
+      }
+      if constexpr (reads) {
+        const Vec<C> weight = load(weights + k * n + i);
+        UNROLL for (int q = 0; q < rows; ++q) g[q] += weight * read(k, q);
+      }
+    }
+    UNROLL for (int q = 0; q < rows; ++q) store(to + q * n + i, g[q]);
+  }
+  C sums[count * rows];
+  store_sums<C>(of_key, sums);
+  UNROLL for (int k = 0; k < count; ++k) add_few<C, rows>(sums + k * rows, look.grad_keys + (h + k) * look.words + w);
+}
 template <class C, int count, bool reads>
-inline void look_up_backward_heads(const Lookups<C>& look, int64_t h, const C* memory, int64_t word, int64_t n, C* grad) {
-  constexpr int rows = ROUTING_EXT_VECTOR_BYTES == 64 && count <= 4 ? 4 : 2;
-  const auto of_rows = [&](auto block, int64_t w) {
-    constexpr int width = decltype(block)::count;
-    Vec<C> of_key[width * count] = {};
-    for (int64_t i = 0; i < n; i += kLanes<C>) {
-      const Vec<C> of_norm = h == 0 ? C(2) * load(look.grad_norms + i) : Vec<C>{};
-      Vec<C> m[width], g[width];
-      UNROLL for (int q = 0; q < width; ++q) {
-        m[q] = load(memory + (w + q) * n + i);
-        g[q] = load(grad + (w + q) * n + i) + of_norm * m[q];
-      }
-      UNROLL for (int k = 0; k < count; ++k) {
-        const Vec<C> product = load(look.grad_products + (h + k) * n + i);
-        UNROLL for (int q = 0; q < width; ++q) {
-          g[q] += product * look.keys[(h + k) * look.words + w + q];
-          of_key[q * count + k] += product * m[q];
-        }
-        if constexpr (reads) {
-          const Vec<C> weight = load(look.weights + (h + k) * n + i);
-          UNROLL for (int q = 0; q < width; ++q) g[q] += weight * look.grad_read[(h + k) * word + w + q];
-        }
-      }
-      UNROLL for (int q = 0; q < width; ++q) store(grad + (w + q) * n + i, g[q]);
-    }
-    C sums[width * count];
-    store_sums<C>(of_key, sums);
-    UNROLL for (int q = 0; q < width; ++q) {
-      UNROLL for (int k = 0; k < count; ++k) look.grad_keys[(h + k) * look.words + w + q] += sums[q * count + k];
-    }
-  };
+void look_up_backward_heads(const Lookups<C>& look, int64_t h, const C* memory, int64_t word, int64_t n, C* grad) {
+  constexpr int rows = ROUTING_EXT_VECTOR_BYTES == 64 ? 4 : 2;
   int64_t w = 0;
-  for (; w + rows <= word; w += rows) of_rows(Heads<rows>(), w);
-  for (; w < word; ++w) of_rows(Heads<1>(), w);
+  for (; w + rows <= word; w += rows) look_up_backward_of_rows<C, rows, count, reads>(look, h, w, memory, word, n, grad);
+  for (; w < word; ++w) look_up_backward_of_rows<C, 1, count, reads>(look, h, w, memory, word, n, grad);
 }
 template <class C>
 inline void look_up_backward(const Lookups<C>& look, const C* memory, int64_t word, int64_t n, C* grad) {
@@ -175,11 +178,44 @@ inline void look_up_backward(const Lookups<C>& look, const C* memory, int64_t wo
   });
 }
 
+// `rows` elements of each location from element w on, of one head that writes alone.
+template <class C, int rows>
+inline void write_backward_of_rows(Write<C> write, int64_t w, C* grad, C* grad_weights, C* grad_erase, C* grad_add) {
+  const int64_t n = write.n;
+  const C* const from = write.previous + w * n;
+  C* const to = grad + w * n;
+  Vec<C> erase[rows], add[rows], both[2 * rows] = {};  // of erase, and then of add
+  UNROLL for (int q = 0; q < rows; ++q) erase[q] = broadcast(write.erase[w + q]), add[q] = broadcast(write.add[w + q]);
+  for (int64_t i = 0; i < n; i += kLanes<C>) {
+    const Vec<C> weight = load(write.weights + i);
+    Vec<C> of_weight = load(grad_weights + i);
+    UNROLL for (int q = 0; q < rows; ++q) {
+      const Vec<C> g = load(to + q * n + i), previous = load(from + q * n + i), written = g * weight;
+      of_weight += g * (add[q] - previous * erase[q]);
+      both[q] -= written * previous;
+      both[rows + q] += written;
+      store(to + q * n + i, g - written * erase[q]);
+    }
+    store(grad_weights + i, of_weight);
+  }
+  C sums[2 * rows];
+  store_sums<C>(both, sums);
+  copy_few<C, rows>(sums, grad_erase + w), copy_few<C, rows>(sums + rows, grad_add + w);
+}
+
 // grad [W,n]: of the next memory, becomes that of the previous one. grad_weights [V,n] are added to, grad_erase and grad_add
 // [V,words] are set.
 template <class C>
 inline void write_memory_backward(const Write<C>& write, C* grad, C* grad_weights, C* grad_erase, C* grad_add) {
   const int64_t n = write.n;
+  if (write.heads == 1) {
+    constexpr int rows = ROUTING_EXT_VECTOR_BYTES == 64 ? 4 : 2;
+    int64_t w = 0;
+    for (; w + rows <= write.word; w += rows)
+      write_backward_of_rows<C, rows>(write, w, grad, grad_weights, grad_erase, grad_add);
+    for (; w < write.word; ++w) write_backward_of_rows<C, 1>(write, w, grad, grad_weights, grad_erase, grad_add);
+    return;
+  }
   for (int64_t w = 0; w < write.word; ++w) {
     for (int64_t h = 0; h < write.heads; ++h) {
       const C erase = write.erase[h * write.words + w], add = write.add[h * write.words + w];
@@ -187,7 +223,7 @@ inline void write_memory_backward(const Write<C>& write, C* grad, C* grad_weight
       Vec<C> both[2] = {};  // of erase and add
       for (int64_t i = 0; i < n; i += kLanes<C>) {
         const Vec<C> g = load(grad + w * n + i), weight = load(write.weights + h * n + i);
-        const Vec<C> others = write.heads == 1 ? g : g * write.kept(w, i, h);
+        const Vec<C> others = g * write.kept(w, i, h);
         const Vec<C> erased = others * load(write.previous + w * n + i);
         C* const at = grad_weights + h * n + i;
         store(at, load(at) + g * add - erased * erase);

@@ -28,7 +28,7 @@ SANITIZED = ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv compile build demo test check format visdom sanitize bench bench-tiny readme docs wheel clean
+.PHONY: help venv compile build demo test check format visdom sanitize bench bench-tiny gpu readme docs wheel clean
 
 help:  ## lists these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,7 +53,7 @@ build: compile $(DONE)-dev  ## compiles what has changed
 
 DEMO := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 demo: compile $(DONE)-demo  ## trains a memory network on repeat-copy, and a routed network on real data
-	$(PY) -m routing_ext train repeat-copy --threads 1 --out $(DEMO)
+	$(PY) -m routing_ext train repeat-copy --max-num-words 4 --max-repeats 4 --steps 8000 --threads 1 --out $(DEMO)
 	$(PY) -m routing_ext test $(DEMO)
 	$(PY) -m routing_ext plot $(DEMO)
 	$(PY) -m routing_ext bench --seconds 1
@@ -95,6 +95,11 @@ bench: build  ## the benchmarks; results go to benchmarks/results
 
 bench-tiny: build  ## whether every benchmark works, on small inputs
 	$(PYTEST) benchmarks --tiny
+
+gpu: $(DONE)  ## on a machine with a GPU: sanitizers, probe, tests and benchmarks there
+	@$(PY) -m benchmarks.gpu --check
+	@ROUTING_EXT_CUDA=1 $(MAKE) --no-print-directory build
+	$(PY) -m benchmarks.gpu
 
 readme: build  ## writes the tables of README.md and docs/ from the results
 	$(PY) -m benchmarks.make_readme

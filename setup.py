@@ -42,8 +42,8 @@ def globbed(*patterns):
 
 SIMD = globbed("cpu/simd/*.cpp")
 GLUE = globbed("*.cpp", "autograd/*.cpp", "common/*.cpp", "cpu/*.cpp", "python/*.cpp")
-CUDA_GLUE = globbed("cuda/*.cpp")
-CUDA_KERNELS = globbed("cuda/*.cu")
+CUDA_GLUE = globbed("cuda/*.cpp", "cuda/memory/*.cpp")
+CUDA_KERNELS = globbed("cuda/*.cu", "cuda/memory/*.cu")
 
 
 def switched_on(variable):

@@ -30,6 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--with-compile", action="store_true", help="torch.compile'd forms, too, where a case asks for them")
     group.addoption("--reference", metavar="DIR", help="a checkout of PytorchRouting, to measure it beside ours")
     group.addoption("--reference-dnc", metavar="DIR", help="a checkout of pytorch-dnc, to measure it beside ours")
+    group.addoption("--reference-dnc-package", metavar="DIR", help="a checkout of the package dnc, to measure it beside ours")
     group.addoption("--save-results", action="store_true", help="write the rows to benchmarks/results/<machine>.json")
 
 

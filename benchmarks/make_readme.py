@@ -384,6 +384,43 @@ def memory_use(machine: Results) -> str:
     return f"Memory, with {titled(threads)}:\n\n{table(head, body)}"
 
 
+def memory_layers(slug: str, machine: Results) -> str:
+    """Three tables: of the sizes, of the options, of the lengths."""
+
+    def longer(row: Row, name: str, than: str) -> str:
+        return f"{row['sides'][name]['us'][1] / row['sides'][than]['us'][1]:.2f}"
+
+    def against(row: Row, name: str, other: str) -> str:
+        sides = row["sides"]
+        return f"{number(sides[other]['us'][1] / sides[name]['us'][1])}x" if other in sides else "-"
+
+    def of_sizes(rows: list[Row]) -> str:
+        body = []
+        for r in rows:
+            sides = r["sides"]
+            cells = [network(r), timed(sides["DNC"]), longer(r, "DNC", "unroll"), timed(sides["dnc_package"])]
+            cells += [compared(r, "reference"), against(r, "DNC", "reference")]
+            body.append([*cells, times_faster(sides["plain PyTorch"]), f"{r['floor_us'] / sides['dnc_package']['us'][1]:.0%}"])
+        head = ["", "`DNC`", "of `unroll`", "`dnc_package.DNC`", "the package", "the package to `DNC`", "plain PyTorch"]
+        return table([*head, "of the floor"], body)
+
+    def of_options(rows: list[Row]) -> str:
+        body = [[f"{r['case']['option']}{flags(r)}", timed(r["sides"]["with"]), longer(r, "with", "without")] for r in rows]
+        return table([network(rows[0]).removesuffix(flags(rows[0])), "time", "of that without"], body)
+
+    def of_lengths(rows: list[Row]) -> str:
+        names = ["mixed", "as many steps", "all steps"]
+        body = [[network(r), *(timed(r["sides"][name]) for name in names), longer(r, "mixed", "as many steps")] for r in rows]
+        return table(["lengths", "from few to T", "as many steps, all alike", "all T", "mixed, of alike"], body)
+
+    def draw(rows: list[Row]) -> str:
+        parts = {"sizes": of_sizes, "options": of_options, "lengths": of_lengths}
+        found = {part: [r for r in rows if r["case"]["part"] == part] for part in parts}
+        return "\n\n".join(parts[part](of_part) for part, of_part in found.items() if of_part)
+
+    return block(machine, "memory_layers", draw)
+
+
 def memory_scaling(slug: str, machine: Results) -> str:
     def draw(rows: list[Row]) -> str:
         head = ["", "N", "T", "time of a step", "floor of a step", "plain PyTorch", "peak of memory", "plain PyTorch"]
@@ -536,8 +573,16 @@ def agreement(ours: list[Row], theirs: list[Row]) -> str:
 
 def learning_memory(slug: str, study: Results) -> str:
     rows = study["rows"]
-    parts = [repeat_copy_losses(rows), copy_learned(rows), reach(rows)]
-    if any(row["waited"] >= NOISY for row in rows):
+    of_part = {part: [row for row in rows if row["part"] == part] for part in dict.fromkeys(row["part"] for row in rows)}
+    parts = []
+    if "repeat-copy" in of_part:
+        parts.append(repeat_copy_losses(of_part["repeat-copy"]))
+    if "copy" in of_part:
+        parts.append(copy_learned(of_part["copy"], next(iter(of_part.get("speed", [])), None)))
+        parts.append(reach("NTM, copy", of_part["copy"], "`{}`"))
+    if "de-allocation" in of_part:
+        parts.append(reach("DNC, repeat-copy: de-allocation", of_part["de-allocation"]))
+    if any(row.get("waited", 0) >= NOISY for row in rows):
         parts.append("⚠ the machine was disturbed: the times of this row are too long.")
     parts.append(f"One thread. {conditions(study, [study])}")
     return "\n\n".join([*parts, f"![Losses, sequences until copying is learned, and longer problems](assets/{slug}.png)"])
@@ -547,10 +592,14 @@ def seeds_of(rows: Iterable[Row]) -> list[str]:
     return [f"seed {seed}" for seed in sorted({row["seed"] for row in rows})]
 
 
+def by_variant(rows: list[Row]) -> dict[str, list[Row]]:
+    return {variant: [r for r in rows if r["variant"] == variant] for variant in dict.fromkeys(r["variant"] for r in rows)}
+
+
 def repeat_copy_losses(all_rows: list[Row]) -> str:
     """The mean loss of training and of the evaluation after it, and the time, of both sides."""
-    sides = {side: [r for r in all_rows if r["part"] == "repeat-copy" and r["side"] == side] for side in ("reference", "ours")}
-    sides = {side: rows for side, rows in sides.items() if rows}
+    made = by_variant(all_rows)
+    sides = {side: made[side] for side in ("reference", "ours") if side in made}
     seconds = {side: statistics.median(r["seconds"] for r in rows) for side, rows in sides.items()}
     body = []
     for key, name in (("train_loss", "training loss"), ("evaluation_loss", "evaluation loss")):
@@ -567,35 +616,33 @@ def repeat_copy_losses(all_rows: list[Row]) -> str:
     return table(head, body)
 
 
-def copy_learned(all_rows: list[Row]) -> str:
-    """When the NTM copies."""
-    rows = [r for r in all_rows if r["part"] == "copy"]
-    noisy = " ⚠" if max(r["waited"] for r in rows) >= NOISY else ""
+def copy_learned(all_rows: list[Row], speed: Row | None) -> str:
+    """When the NTM copies; how long that takes, by the speed of a step."""
+    seeds = seeds_of(all_rows)
+    texts: dict[str, Callable[[float], str]] = {"sequences": lambda n: f"{n:,.0f}"}
+    if speed is not None:
+        milliseconds, batch_size = speed["milliseconds"][1], all_rows[0]["sequences"][-1] / all_rows[0]["steps"]
+        noisy = " ⚠" if speed["waited"] >= NOISY else ""
+        texts[f"time, at {number(milliseconds)} ms a step{noisy}"] = lambda n: time(1000 * milliseconds * n / batch_size)
     body = []
-    for key, name, text in (
-        ("solved_after", "sequences", lambda n: f"{n:,.0f}"),
-        ("solved_seconds", f"time{noisy}", lambda s: time(1e6 * s)),
-    ):
-        values = [r[key] for r in rows if r[key] is not None]
-        cells = [name, *("-" if r[key] is None else text(r[key]) for r in rows)]
-        body.append([*cells, f"**{text(statistics.median(values))}**" if len(values) == len(rows) else "-"])
-    return table(["NTM, copy: until 0.01 bits for a bit", *seeds_of(rows), "median"], body)
+    for variant, rows in by_variant(all_rows).items():
+        values = [r["solved_after"] for r in rows if r["solved_after"] is not None]
+        for name, text in texts.items():
+            cells = [f"`{variant}`, {name}", *("-" if r["solved_after"] is None else text(r["solved_after"]) for r in rows)]
+            cells += [""] * (len(seeds) - len(rows))
+            body.append([*cells, f"**{text(statistics.median(values))}**" if len(values) == len(rows) else "-"])
+    return table(["NTM, copy: until 0.01 bits for a bit", *seeds, "median"], body)
 
 
-def reach(all_rows: list[Row]) -> str:
+def reach(what: str, all_rows: list[Row], name_of: str = "{}") -> str:
     """Wrong bits on larger problems."""
-    parts = []
-    for part, what in (("copy", "NTM, copy"), ("free gates", "DNC, repeat-copy")):
-        of_part = [r for r in all_rows if r["part"] == part]
-        body = []
-        for variant in dict.fromkeys(r.get("variant", "") for r in of_part):
-            tests = [r["tests"] for r in of_part if r.get("variant", "") == variant]
-            for key, name in (("wrong_bits", "wrong bits"), ("solved", "sequences without an error")):
-                columns = [sorted(100 * t[key] for t in column) for column in zip(*tests, strict=True)]
-                cells = [f"{statistics.median(c):.1f} <small>{c[0]:.1f}-{c[-1]:.1f}</small>" for c in columns]
-                body.append([f"{variant}{', ' if variant else ''}{name}, %", *cells])
-        parts.append(table([what, *(test["name"] for test in of_part[0]["tests"])], body))
-    return "\n\n".join(parts)
+    body = []
+    for variant, rows in by_variant(all_rows).items():
+        for key, name in (("wrong_bits", "wrong bits"), ("solved", "sequences without an error")):
+            columns = [sorted(100 * t[key] for t in column) for column in zip(*(r["tests"] for r in rows), strict=True)]
+            cells = [f"{statistics.median(c):.1f} <small>{c[0]:.1f}-{c[-1]:.1f}</small>" for c in columns]
+            body.append([f"{name_of.format(variant)}, {name}, %", *cells])
+    return table([what, *(test["name"] for test in all_rows[0]["tests"])], body)
 
 
 Draw = Callable[[str, Results], str]
@@ -611,6 +658,7 @@ TABLES: dict[str, dict[str, Draw]] = {
         "routing_modules": routing_modules,
         "memory_sequence": memory_sequence,
         "memory_scaling": memory_scaling,
+        "memory_layers": memory_layers,
         "memory_ops": memory_ops,
     },
 }
@@ -705,12 +753,18 @@ ALL_FIGURES: list[tuple[Callable[[str], str], Callable[[Results], Any], Callable
 # Files -----------------------------------------------------------------------------------------------------------------------
 
 
+def newest_first(machines: dict[str, Results]) -> dict[str, Results]:
+    return dict(sorted(machines.items(), key=lambda item: max(row["date"] for row in item[1]["rows"]), reverse=True))
+
+
 def fill(text: str, path: str, draws: dict[str, Draw], machines: dict[str, Results], program: str = "run") -> str:
+    """The text with its tables: of all machines; in README.md, of the first that has results."""
     for name, draw in draws.items():
         found = re.compile(rf"(<!-- benchmark:{name} -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
         if not found.search(text):
             sys.exit(f"{path} must have <!-- benchmark:{name} --> and <!-- /benchmark --> behind it, which were not found")
-        body = "\n\n".join(draw(slug, machine) for slug, machine in machines.items()) or no_results(program)
+        drawn = [t for t in (draw(slug, machine) for slug, machine in machines.items()) if t != NO_RESULTS]
+        body = "\n\n".join(drawn[:1] if path == "README.md" else drawn) or no_results(program)
         text = found.sub(lambda m: f"{m[1]}{body}\n{m[2]}", text)  # noqa: B023
     return text
 
@@ -719,7 +773,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; fail if something is stale")
     check = parser.parse_args().check
-    machines, studies, stale = results.load_all(), results.load_studies(), []
+    machines, studies, stale = newest_first(results.load_all()), results.load_studies(), []
     for name, draws in TABLES.items():
         path = ROOT / name
         if not path.exists():

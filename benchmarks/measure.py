@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import gc
+import itertools
 import random
 import statistics
 import time
@@ -47,11 +49,24 @@ class Times:
         return quartiles(list(self.rounds.values()))
 
     def ratio_to(self, other: Times) -> tuple[float, float, float]:
-        """How many times longer than the other: of the medians over the rounds that both have, and quartiles of the rounds."""
-        common = self.rounds.keys() & other.rounds.keys()
-        mine, theirs = [self.rounds[r] for r in common], [other.rounds[r] for r in common]
-        q1, _, q3 = quartiles([a / b for a, b in zip(mine, theirs, strict=True)])
-        return statistics.median(mine) / statistics.median(theirs), q1, q3
+        """How many times longer than the other: median and quartiles over the rounds of whichever ran more rarely.
+
+        Each of them is compared with the median of those rounds of the one that ran more often to which it is the nearest.
+        """
+        rarer, often = sorted((self.rounds, other.rounds), key=len)
+        nearest = _by_nearest(list(rarer), often)
+        ratios = [rarer[r] / statistics.median(times) for r, times in nearest.items()]
+        q1, median, q3 = quartiles(ratios if rarer is self.rounds else [1 / ratio for ratio in ratios])
+        return median, q1, q3
+
+
+def _by_nearest(rounds: Sequence[int], times: dict[int, float]) -> dict[int, list[float]]:
+    """The times, by the nearest of `rounds`; both ascend."""
+    ends = [(a + b) / 2 for a, b in itertools.pairwise(rounds)]
+    found: dict[int, list[float]] = {}
+    for r, seconds in times.items():
+        found.setdefault(rounds[bisect.bisect_left(ends, r)], []).append(seconds)
+    return found
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:

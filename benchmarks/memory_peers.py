@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from routing_ext import reference
-from routing_ext.memory import Circuit, DNCCircuit, NTMCircuit
+from routing_ext.memory import Circuit, DNCCircuit, NTMCircuit, dnc_package
+from routing_ext.reference.memory_sequence import memory_sequence
 
 from .measure import Kind, Side
 from .rates import Work
@@ -104,9 +105,10 @@ def memory_work(case: MemoryCase) -> Work:
 
 
 class Training:
-    """A batch of random sequences, on which circuits are trained: forward, binary cross entropy, backward."""
+    """A batch of random sequences, on which networks are trained: forward, binary cross entropy or another loss, backward."""
 
-    def __init__(self, case: MemoryCase) -> None:
+    def __init__(self, case: MemoryCase, loss: Callable[[Tensor, Tensor], Tensor] = F.binary_cross_entropy) -> None:
+        self.loss = loss
         self.x = torch.randint(2, (case.T, case.B, case.I)).float()
         self.targets = torch.randint(2, (case.T, case.B, case.O)).float()
 
@@ -120,7 +122,7 @@ class Training:
 
         def call() -> Tensor:
             y = apply(self.x)
-            F.binary_cross_entropy(y, self.targets).backward()
+            self.loss(y, self.targets[: y.size(0)]).backward()
             return y
 
         def results(y: object) -> list[Tensor]:
@@ -169,8 +171,10 @@ def plain(model: str, circuit: Circuit[Any]) -> Apply:
 def compiled_step(model: str, circuit: Circuit[Any]) -> Apply:
     """:func:`plain`, a step at a time under torch.compile. Whole sequences take minutes to compile, and are no faster."""
 
+    access: Callable[[Tensor, Any], Any] = {"dnc": reference.dnc_access, "ntm": reference.ntm_access}[model]
+
     def step(x: Tensor, weights: Sequence[Tensor], state: Any) -> tuple[Tensor, Any]:
-        return PLAIN[model](x, weights, state)
+        return memory_sequence(x, weights, state, access, num_parts=1)
 
     compiled = torch.compile(step, dynamic=False, fullgraph=True)
 
@@ -225,3 +229,60 @@ def reference_arguments(sizes: dict[str, Any]) -> SimpleNamespace:
 
     parts = {f"{part}_params": arguments() for part in ("write_head", "read_head", "memory")}
     return arguments(**sizes, controller_params=arguments(), accessor_params=arguments(**parts))
+
+
+# ---- the package dnc ----------------------------------------------------------------------------------------------------
+
+
+def package_network(case: MemoryCase) -> dnc_package.DNC:
+    return dnc_package.DNC(**_package_sizes(case))
+
+
+def _package_sizes(case: MemoryCase) -> dict[str, Any]:
+    sizes = {"input_size": case.I, "hidden_size": case.H, "nr_cells": case.N, "cell_size": case.W, "read_heads": case.R}
+    return {**sizes, "num_hidden_layers": 1, "batch_first": True}
+
+
+def package_applied(network: Any) -> Apply:
+    """``[T,B,I]`` from ``[T,B,I]``, whichever comes first in what the network returns; its controller begins with zeros."""
+
+    def apply(x: Tensor) -> Tensor:
+        h = x.new_zeros(1, x.size(1), network.hidden_size)
+        y: Tensor = network(x.transpose(0, 1), ([(h, h)], None, None))[0]
+        return y if y.shape[:2] == x.shape[:2] else y.transpose(0, 1)
+
+    return apply
+
+
+def plain_package(network: dnc_package.DNC) -> Apply:
+    """The same in plain PyTorch, vectorised over the batch, the heads and the locations."""
+    rnn, memory = network.rnns[0], network.memories[0]
+
+    def apply(x: Tensor) -> Tensor:
+        h = x.new_zeros(1, x.size(1), network.hidden_size)
+        read = x.new_zeros(x.size(1), network.read_heads, network.cell_size)
+        hidden, _ = rnn(F.pad(x, (0, read[0].numel())), (h, h))
+        state, features = memory._state(memory.new(x.size(1)), read), []
+        for h_t in hidden:
+            state = reference.dnc_package_access(memory.interface_weights(h_t), state)
+            features.append(torch.cat([h_t, state.read_vectors.flatten(1)], 1))
+        return network.output(torch.stack(features))  # type: ignore[no-any-return]
+
+    return apply
+
+
+def published_package(folder: str | Path, case: MemoryCase, like: nn.Module) -> nn.Module:
+    """The network of a checkout of the package dnc, with the parameters of ours.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if not (Path(folder) / "dnc" / "dnc.py").is_file():
+        raise FileNotFoundError(f"--reference-dnc-package: must be a checkout of dnc, found no dnc/dnc.py in {folder}")
+    sys.path.insert(0, str(folder))
+    try:
+        network: nn.Module = importlib.import_module("dnc").DNC(**_package_sizes(case))
+    finally:
+        sys.path.remove(str(folder))
+    network.load_state_dict(like.state_dict())
+    return network

@@ -13,13 +13,20 @@ TORCH_LIBRARY(routing_ext, m) {
   m.def("dispatch_plan(Tensor actions, SymInt num_modules, Tensor? mask) -> (Tensor order, Tensor layout)");
 
   // actions [B] and the layout made of them -> [B]: how many modules before its own have samples, for each sample; 0 where the
-  // action is out of range. On the CPU.
+  // action is out of range.
   m.def("rank_of_module(Tensor actions, Tensor layout) -> Tensor");
 
   // x [B, ...], order [n] without repeats -> y [n, ...], y[i] = x[order[i]].
   m.def("gather_rows(Tensor x, Tensor order) -> Tensor");
   // y [n, ...], order [n] without repeats -> x [num_rows, ...], x[order[i]] = y[i], zero elsewhere.
   m.def("scatter_rows(Tensor y, Tensor order, SymInt num_rows) -> Tensor");
+
+  // y [B*n, ...], weights [B,n] -> [B, ...]: of each sample, the sum of its n rows with their weights.
+  m.def("combine_rows(Tensor y, Tensor weights) -> Tensor");
+  // output_mask: (grad_y, grad_weights); what is not wanted comes back empty.
+  m.def(
+      "combine_rows_backward(Tensor grad, Tensor y, Tensor weights, bool[2] output_mask) -> (Tensor grad_y, "
+      "Tensor grad_weights)");
 
   // x [B,d] -> y [B,o], y[i] = act(W[a_i] x[i] + b[a_i]); zero for rows whose module is not listed.
   // weights: one [o,d] for each entry of `modules` (ascending), or a single [K,o,d] with `modules` empty. biases: likewise [o]
@@ -40,14 +47,14 @@ TORCH_LIBRARY(routing_ext, m) {
       "grouped_linear_node(Tensor x, Tensor order, Tensor layout, Tensor[] weights, Tensor[] biases, int[] modules, "
       "SymInt out_features, bool relu) -> Tensor");
 
-  // Decisions, on the CPU, float32 or float64.
+  // Decisions, float32 or float64. An index out of range is an error on the CPU; on CUDA it makes a zero.
   // probs [n,K]; row_of int64 [B], the row of each sample, none: one each; order: the samples that decide, sorted by agent,
   // none: all; sizes: how many each agent has -> actions int64 [B], 0 where no decision is made. For each sample that decides,
-  // in this order, the first largest of probs / q, q drawn as Tensor.exponential_ does from the default generator.
-  m.def("sample_categorical(Tensor probs, Tensor? row_of, Tensor? order, int[] sizes, int batch) -> Tensor",
+  // in this order, the first largest of probs / q, q drawn as Tensor.exponential_ does from the device's default generator.
+  m.def("sample_categorical(Tensor probs, Tensor? row_of, Tensor? order, int[] sizes, SymInt batch) -> Tensor",
         {at::Tag::nondeterministic_seeded});
   // Likewise with one random number a sample, by the inverse of the cumulated probabilities. count: how many decide.
-  m.def("sample_by_inversion(Tensor probs, Tensor? row_of, Tensor? order, int count, int batch) -> Tensor",
+  m.def("sample_by_inversion(Tensor probs, Tensor? row_of, Tensor? order, SymInt count, SymInt batch) -> Tensor",
         {at::Tag::nondeterministic_seeded});
   // history int64 [.], actions int64 [n] in [0, num_actions) -> ratio times the frequency of each action in the history,
   // float32 [num_actions]; ratio times that of each of `actions` [n].
@@ -60,7 +67,7 @@ TORCH_LIBRARY(routing_ext, m) {
       "discounted_returns(Tensor[] rewards, Tensor final_reward, bool normalise, float discounting) -> (Tensor[] rewards, "
       "Tensor[] returns)");
   // actions [n] behind those that are known, [.]; of all, the last `kept`.
-  m.def("latest_actions(Tensor? known, Tensor actions, int kept) -> Tensor");
+  m.def("latest_actions(Tensor? known, Tensor actions, SymInt kept) -> Tensor");
   // With gradients of any order. preferences, values: tables [.,K] -> states [n,K,2], logarithms of probabilities that are
   // in proportion to preferences, and values; probs [n,K], without a gradient.
   m.def("preference_states(Tensor[] preferences, Tensor[] values) -> (Tensor states, Tensor probs)");
@@ -70,9 +77,19 @@ TORCH_LIBRARY(routing_ext, m) {
   // The losses [N] of the weighted policy learner: of decisions like those of `taken`, whose first two channels are as
   // preference_states gives them, and their returns [.].
   m.def("wpl_losses(Tensor[] rows, Tensor[] row_of, Tensor[] actions, Tensor[] returns) -> Tensor");
+  // What the three are made of. grad like states -> [2,n,K], of all preferences and of all values.
+  m.def("preference_states_forward(Tensor[] preferences, Tensor[] values) -> (Tensor states, Tensor probs)");
+  m.def("preference_states_backward(Tensor grad, Tensor[] preferences) -> Tensor");
+  // -> [C,N]. grads [N] of the first channels, times scale [N] -> the gradients of all rows, one behind the other.
+  m.def("taken_forward(Tensor[] rows, Tensor[] row_of, Tensor[] actions) -> Tensor");
+  m.def("taken_backward(Tensor[] grads, Tensor? scale, Tensor[] rows, Tensor[] row_of, Tensor[] actions) -> Tensor");
+  // -> losses [N]; factors [2,N], their derivatives by the two channels.
+  m.def(
+      "wpl_losses_forward(Tensor[] rows, Tensor[] row_of, Tensor[] actions, Tensor[] returns) -> (Tensor losses, "
+      "Tensor factors)");
 
   // What memory networks are made of, float32 or float64: N locations of W elements, H heads of any kind, V write heads, R
-  // read heads, S shifts (odd). Each backward pass gives the gradients of the arguments in their order.
+  // read heads, S shifts. Each backward pass gives the gradients of the arguments in their order.
   //
   // keys [B,H,W], strengths [B,H], memory [B,N,W] -> weights [B,H,N].
   m.def("content_weights(Tensor keys, Tensor strengths, Tensor memory) -> Tensor");
@@ -169,9 +186,11 @@ TORCH_LIBRARY(routing_ext, m) {
   m.def("memory_row_size(str model, float[] options, int[] sizes, ScalarType dtype) -> int");
 
   // The same step by step, on a tape [K+1,B,row] that the caller keeps; see cpu/memory_step.cpp. packed: the weights as
-  // memory_pack gives them. Links are padded, none stands for zero (with no precedence). A step reads the tape's row `from`
-  // and writes row `to`, and copies x [B,I] to inputs[to - 1].
+  // memory_pack gives them. Links have rows of memory_step_link_row, none stands for zero (with no precedence). A step reads
+  // the tape's row `from` and writes row `to`, and copies x [B,I] to inputs[to - 1].
   m.def("pooled_empty(int[] sizes, Tensor like) -> Tensor");
+  // How long the rows of links of N locations are there.
+  m.def("memory_step_link_row(Tensor like, int num_locations) -> int");
   m.def("memory_pack(str model, float[] options, Tensor x, Tensor[] weights, int num_locations, bool backward) -> Tensor");
   m.def(
       "memory_step(str model, float[] options, int[] sizes, float clip_value, Tensor packed, Tensor x, Tensor(a!) tape, "
@@ -203,9 +222,16 @@ TORCH_LIBRARY(routing_ext, m) {
 TORCH_LIBRARY_IMPL(routing_ext, Autograd, m) {
   m.impl("gather_rows", torch::autograd::autogradNotImplementedFallback());
   m.impl("scatter_rows", torch::autograd::autogradNotImplementedFallback());
+  m.impl("combine_rows", torch::autograd::autogradNotImplementedFallback());
+  m.impl("combine_rows_backward", torch::autograd::autogradNotImplementedFallback());
   m.impl("grouped_linear", torch::autograd::autogradNotImplementedFallback());
   m.impl("grouped_linear_backward", torch::autograd::autogradNotImplementedFallback());
   m.impl("discounted_returns", torch::autograd::autogradNotImplementedFallback());
+  m.impl("preference_states_forward", torch::autograd::autogradNotImplementedFallback());
+  m.impl("preference_states_backward", torch::autograd::autogradNotImplementedFallback());
+  m.impl("taken_forward", torch::autograd::autogradNotImplementedFallback());
+  m.impl("taken_backward", torch::autograd::autogradNotImplementedFallback());
+  m.impl("wpl_losses_forward", torch::autograd::autogradNotImplementedFallback());
   m.impl("content_weights", torch::autograd::autogradNotImplementedFallback());
   m.impl("content_weights_backward", torch::autograd::autogradNotImplementedFallback());
   m.impl("dnc_usage", torch::autograd::autogradNotImplementedFallback());

@@ -47,6 +47,15 @@ def initial_like(state: State, initial: str = "reference") -> State:
     return state._replace(**{name: t if initial == "zeros" else _set_initial(name, t) for name, t in fields.items()})
 
 
+def choose(samples: Tensor, there: State, elsewhere: State) -> State:
+    """`there` for these samples, bool ``[B]``, `elsewhere` for the others."""
+
+    def chosen(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(samples.view(-1, *[1] * (a.dim() - 1)), a, b)
+
+    return type(there)(*map(chosen, there, elsewhere))
+
+
 class DncState(NamedTuple):
     """The state of a differentiable neural computer. That of a :class:`DNC` has its layers before B."""
 

@@ -29,7 +29,7 @@ EMULATION = ROOT / "tests" / "cuda_emu"
 KERNELS = ROOT / "csrc" / "cuda"
 
 FLAGS = ["-std=c++20", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
-FLAGS += [f"-I{EMULATION}", f"-I{KERNELS}"]
+FLAGS += [f"-I{folder}" for folder in (EMULATION, KERNELS, KERNELS / "memory")]
 SANITIZER_FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
 
 
@@ -113,16 +113,29 @@ def build_program(name: str, sources: Sequence[pathlib.Path], sanitize: bool = F
 
 def build_library(sanitize: bool = False) -> pathlib.Path:
     """The path of the library with csrc/cuda, kernels and glue, registered for CPU tensors."""
+    return _build_library("emulated_ops.so", sanitize)
+
+
+def build_pretended() -> pathlib.Path:
+    """The path of the library with csrc/cuda, kernels and glue, registered for the device of tests/pretended_cuda.py."""
+    return _build_library("pretended_cuda.so", False, ["-DROUTING_EXT_DISPATCH_KEY=CUDA"], [EMULATION / "pretended_cuda.cpp"])
+
+
+def _build_library(
+    name: str, sanitize: bool, flags_of_glue: Sequence[str] = (), more: Sequence[pathlib.Path] = ()
+) -> pathlib.Path:
     sanitizer = SANITIZER_FLAGS if sanitize else []
     flags = [*FLAGS, *sanitizer, "-DROUTING_EXT_EMULATED", f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"]
     # As system headers: they are large, and change with torch only, whose version is among the flags.
     flags += [word for path in cpp_extension.include_paths() for word in ("-isystem", path)]
     flags += [f'-DROUTING_EXT_EMULATED_TORCH="{torch.__version__}"']
     folder = _folder(flags)
-    sources = [*sorted(KERNELS.glob("*.cu")), *sorted(KERNELS.glob("*.cpp")), EMULATION / "emulated_api.cpp"]
+    kernels = [*sorted(KERNELS.rglob("*.cu")), EMULATION / "emulated_api.cpp"]
+    glue, glue_flags = [*sorted(KERNELS.rglob("*.cpp")), *more], [*flags, *flags_of_glue]
+    objects = _compile_all(kernels, flags, folder) + _compile_all(glue, glue_flags, _folder(glue_flags))
     link_flags = [flag for path in cpp_extension.library_paths() for flag in (f"-L{path}", f"-Wl,-rpath,{path}")]
     link_flags += ["-shared", *sanitizer, "-ltorch_cpu", "-lc10"]
-    return _link(_compile_all(sources, flags, folder), folder / "emulated_ops.so", link_flags)
+    return _link(objects, folder / name, link_flags)
 
 
 def load(sanitize: bool = False) -> Emulation:

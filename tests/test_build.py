@@ -106,7 +106,13 @@ def test_kernels_of_other_instruction_sets(isa: str) -> None:
     """The operators with SIMD kernels, tested again on those that this process does not use."""
     if not runs_here(isa):
         pytest.skip(f"this machine has no {isa}")
-    tests = ["tests/ops/test_grouped_linear.py", "tests/ops/test_memory_ops.py", "-k", "not compile and not opcheck"]
+    files = ["test_grouped_linear.py", "test_memory_ops.py", "test_memory_sequence.py"]
+    tests = [
+        *(f"tests/ops/{file}" for file in files),
+        "tests/memory/test_memory_golden.py",
+        "-k",
+        "not compile and not opcheck",
+    ]
     succeed(run(sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests, ROUTING_EXT_ISA=isa))
 
 

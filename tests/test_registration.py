@@ -12,6 +12,7 @@ from torch import Tensor
 import routing_ext
 
 SCHEMA = Path(__file__).resolve().parent.parent / "csrc" / "schema.cpp"
+PAGE = SCHEMA.parents[1] / "docs" / "gpu.md"
 OPERATORS = re.findall(r'm\.def\(\s*"(\w+)\(', SCHEMA.read_text())
 
 # What each operator that can be asked for a gradient is called with; x, [3, 2], is what requires it.
@@ -36,9 +37,16 @@ def ntm_state(x: Tensor) -> tuple[Tensor, ...]:
 CALLS = {
     "gather_rows": lambda x: (x, ORDER),
     "scatter_rows": lambda x: (x, ORDER, 3),
+    "combine_rows": lambda x: (x, ones(1)),
+    "combine_rows_backward": lambda x: (x, ones(2), ones(1), (True, True)),
     "grouped_linear": lambda x: (x, ORDER, LAYOUT, WEIGHTS, [], [0, 1], 2, False),
     "grouped_linear_backward": lambda x: (x, None, x, ORDER, LAYOUT, WEIGHTS, [0, 1], 2, (True, True, True)),
     "discounted_returns": lambda x: ([x[:, 0]], ones(), False, 1.0),
+    "preference_states_forward": lambda x: ([x], [x]),
+    "preference_states_backward": lambda x: (x[:, :, None].expand(3, 2, 2), [ones(2)]),
+    "taken_forward": lambda x: ([x], [], [ORDER[:2] // 2]),
+    "taken_backward": lambda x: ([x[:2, 0]], None, [ones(2)], [], [ORDER[:2] // 2]),
+    "wpl_losses_forward": lambda x: ([x[:, :, None].expand(3, 2, 2)], [], [ORDER[:2] // 2], [torch.ones(2)]),
     "content_weights": lambda x: (x[:, None], ones(1), ones(2, 2)),
     "content_weights_backward": lambda x: (x[:, None], x[:, None], ones(1), ones(2, 2)),
     "dnc_usage": lambda x: (x, ones(1, 2), ones(1), ones(1, 2)),
@@ -79,7 +87,8 @@ LAYOUTS = {"memory_row_size", "memory_step_layout"}  # numbers, on any device
 # A sequence as a whole, and what single steps do to their tape: tests/ops/test_memory_sequence.py and tests/memory hold these.
 SEQUENCES = {"memory_sequence", "memory_sequence_backward", "pooled_empty", "memory_pack"}
 SEQUENCES |= {op for op in OPERATORS if op.startswith("memory_step")} - LAYOUTS
-ON_CUDA = {"dispatch_plan", "gather_rows", "scatter_rows", "grouped_linear", "grouped_linear_backward"}
+# Without a CUDA kernel; docs/gpu.md says what a call with CUDA tensors does instead.
+CPU_ONLY = {"grouped_linear_node"}
 
 
 def has_kernel(op: str, key: str) -> bool:
@@ -94,7 +103,22 @@ def test_schema_lists_operators() -> None:
 @pytest.mark.parametrize("op", sorted(set(OPERATORS) - DOORS - LAYOUTS))
 def test_has_kernels(op: str) -> None:
     assert has_kernel(op, "CPU")
-    assert has_kernel(op, "CUDA") == (op in ON_CUDA and routing_ext.build_info()["cuda"] is not None)
+    assert has_kernel(op, "CUDA") == (routing_ext.build_info()["cuda"] is not None)
+
+
+@pytest.mark.parametrize("op", sorted(DOORS))
+def test_doors_lead_to_every_device(op: str) -> None:
+    """By raw operators; what is for the CPU alone says so."""
+    assert has_kernel(op, "CompositeImplicitAutograd")
+    assert not has_kernel(op, "CPU")
+
+
+def test_the_page_lists_what_is_for_the_cpu_alone() -> None:
+    section = PAGE.read_text().partition("\n## Operators for the CPU alone\n")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == CPU_ONLY
+    x, order, layout = torch.ones(3, 2, device="meta"), ORDER.to("meta"), LAYOUT.to("meta")
+    with pytest.raises(RuntimeError, match=r"grouped_linear_node: x must be on the CPU, .* got meta"):
+        raw.grouped_linear_node(x, order, layout, [w.to("meta") for w in WEIGHTS], [], [0, 1], 2, False)
 
 
 @pytest.mark.parametrize("op", CALLS)

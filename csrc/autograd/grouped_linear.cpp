@@ -9,6 +9,7 @@
 #include <tuple>
 #include <vector>
 
+#include "../common/checks.h"
 #include "raw.h"
 
 namespace routing_ext::autograd {
@@ -107,6 +108,7 @@ class GroupedLinear : public torch::autograd::Function<GroupedLinear> {
 
 Tensor grouped_linear_node(const Tensor& x, const Tensor& order, const Tensor& layout, TensorList weights, TensorList biases,
                            at::IntArrayRef modules, int64_t out_features, bool relu) {
+  CHECK_ARG("grouped_linear_node", "x", x.is_cpu(), "must be on the CPU, where the layout can be read, got ", x.device());
   return GroupedLinear::apply(x, weights, biases, Call{order, layout, modules, out_features, relu});
 }
 

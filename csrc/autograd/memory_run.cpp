@@ -10,13 +10,19 @@
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/engine.h>
 #include <torch/csrc/autograd/graph_task.h>
 #include <torch/custom_class.h>
 #include <torch/library.h>
 
 #include <algorithm>
+#include <array>
+#include <bit>
+#include <cstdint>
+#include <cstring>
 #include <iterator>
 #include <map>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -77,35 +83,69 @@ Tensor pack(const Network& net, TensorList weights, bool backward) {
 
 // ---- weights ---------------------------------------------------------------------------------------------------------------
 
+// Differs, but for a chance of 2^-64, where the values of a tensor do. None on other devices, where the host would wait for
+// them.
+std::optional<uint64_t> fingerprint(const Tensor& t) {
+  if (!t.is_cpu() || !t.is_contiguous()) return std::nullopt;
+  std::array<uint64_t, 8> lanes{1, 2, 3, 4, 5, 6, 7, 8};  // so many products in flight
+  const auto mix = [](uint64_t& lane, uint64_t word) { lane = std::rotl((lane ^ word) * 0x9E3779B97F4A7C15u, 29); };
+  const char* bytes = static_cast<const char*>(t.const_data_ptr());
+  size_t left = t.nbytes();
+  for (std::array<uint64_t, 8> words; left >= sizeof(words); bytes += sizeof(words), left -= sizeof(words)) {
+    std::memcpy(words.data(), bytes, sizeof(words));
+    for (size_t i = 0; i < words.size(); ++i) mix(lanes[i], words[i]);
+  }
+  std::array<uint64_t, 8> rest{};
+  std::memcpy(rest.data(), bytes, left);
+  for (const uint64_t word : rest) mix(lanes[0], word);
+  for (size_t i = 1; i < lanes.size(); ++i) mix(lanes[0], lanes[i]);
+  return lanes[0];
+}
+
 // The parameters as the kernels want them, for as long as they do not change.
 class PackedWeights : public torch::CustomClassHolder {
  public:
   PackedWeights(Network network, std::vector<Tensor> given) : net(std::move(network)), given_(std::move(given)) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    for (const Tensor& w : given_) versions_.push_back(w._version()), places_.push_back(w.const_data_ptr());
-    for (const Tensor& w : given_) weights.push_back(w.detach());
+    for (const Tensor& w : given_) {
+      seen_.push_back({w._version(), w.const_data_ptr(), w.requires_grad(), fingerprint(w)});
+      weights.push_back(w.detach());
+    }
     forward_ = pack(net, given_, false);
   }
 
-  // Whether these are the same tensors, unchanged.
+  // Whether these are the same tensors, unchanged as far as autograd knows, and frozen or not as they were.
   bool are_of(TensorList others) const {
     for (size_t i = 0; i < given_.size(); ++i) {
       const Tensor& w = others[i];
-      if (!w.is_same(given_[i]) || w._version() != versions_[i] || w.const_data_ptr() != places_[i]) return false;
+      const Seen& seen = seen_[i];
+      if (!w.is_same(given_[i]) || w._version() != seen.version || w.const_data_ptr() != seen.place ||
+          w.requires_grad() != seen.requires_grad) {
+        return false;
+      }
     }
     return others.size() == given_.size();
+  }
+  // Whether, moreover, nothing has changed them without autograd's knowledge, as `.data` does.
+  bool have_values_of(TensorList others) const {
+    if (!are_of(others)) return false;
+    for (size_t i = 0; i < given_.size(); ++i) {
+      if (!seen_[i].values || fingerprint(others[i]) != seen_[i].values) return false;
+    }
+    return true;
   }
 
   const Network net;
   const std::vector<Tensor>& with_history() const { return given_; }
   const Tensor& forward() const { return forward_; }
   const Tensor& backward() {
+    const std::lock_guard lock(mutex_);  // of passes on several threads
     if (backward_.defined()) return backward_;
     for (size_t i = 0; i < given_.size(); ++i) {
-      TORCH_CHECK(given_[i]._version() == versions_[i],
+      TORCH_CHECK(given_[i]._version() == seen_[i].version,
                   "one of the variables needed for gradient computation has been modified by an inplace operation: parameter ",
                   i, " of the network, ", given_[i].sizes(), ", is at version ", given_[i]._version(), ", expected ",
-                  versions_[i]);
+                  seen_[i].version);
     }
     return backward_ = pack(net, given_, true);
   }
@@ -113,10 +153,16 @@ class PackedWeights : public torch::CustomClassHolder {
   std::vector<Tensor> weights;  // without history
 
  private:
+  struct Seen {
+    int64_t version;
+    const void* place;
+    bool requires_grad;
+    std::optional<uint64_t> values;
+  };
   const std::vector<Tensor> given_;
-  std::vector<int64_t> versions_;
-  std::vector<const void*> places_;
+  std::vector<Seen> seen_;
   Tensor forward_, backward_;
+  std::mutex mutex_;
 };
 using PackedWeightsPtr = c10::intrusive_ptr<PackedWeights>;
 
@@ -130,7 +176,6 @@ struct Piece {
 
 // One backward pass: the gradient of the state, handed on from step to step.
 struct Pass {
-  int task;
   std::optional<int64_t> time;                         // the gradient below is that of the state at this time
   Tensor state, link;                                  // [B,state], [B,V,N,n]
   std::map<int64_t, Tensor> grads;                     // of each piece, by its first step: [steps,B,gradients]
@@ -148,8 +193,9 @@ class Tape : public torch::CustomClassHolder {
         "routing_ext::memory_step_layout");
     const std::vector<int64_t> sizes = layout.call(net_.model, net_.options, net_.sizes, like_.scalar_type());
     row_ = sizes[0], state_size_ = sizes[1], grad_size_ = sizes[2];
-    const int64_t align = 64 / like_.element_size(), n = net_.locations();
-    link_shape_ = {batch, net_.writes(), n, (n + align - 1) / align * align};
+    static const auto link_row = raw_operator<int64_t(const Tensor&, int64_t)>("routing_ext::memory_step_link_row");
+    const int64_t n = net_.locations();
+    link_shape_ = {batch, net_.writes(), n, link_row.call(like_, n)};
     link_every_ = link_every;
     add_piece(0, keep ? std::min(steps, kMostSteps) : 1);
   }
@@ -237,7 +283,7 @@ class Tape : public torch::CustomClassHolder {
         for (size_t i = 0; i < weights.size(); ++i) weights[i].defined() ? weights[i].add_(more[i]) : weights[i] = more[i];
       }
     }
-    pass_.reset();
+    end(torch::autograd::get_current_graph_task_id());
     std::ranges::move(weights, std::back_inserter(all));
     return all;
   }
@@ -280,10 +326,20 @@ class Tape : public torch::CustomClassHolder {
     return link.narrow(-1, 0, net_.locations()).clone(at::MemoryFormat::Contiguous);
   }
 
+  // Passes may be under way on several threads, or one from a hook of another. Some never come to the first step.
   Pass& current() {
     const int task = torch::autograd::get_current_graph_task_id();
-    if (!pass_ || pass_->task != task) pass_ = Pass{task};
-    return *pass_;
+    const std::lock_guard lock(mutex_);
+    const auto [pass, is_new] = passes_.try_emplace(task);
+    if (is_new) {
+      auto self = c10::intrusive_ptr<Tape>::reclaim_copy(this);
+      torch::autograd::Engine::get_default_engine().queue_callback([self, task] { self->end(task); });
+    }
+    return pass->second;
+  }
+  void end(int task) {
+    const std::lock_guard lock(mutex_);
+    passes_.erase(task);
   }
   // Makes the gradient of the pass that of the state at `time`, of which all that follows has been gone through.
   void gradient_at(Pass& pass, int64_t time) const {
@@ -335,7 +391,8 @@ class Tape : public torch::CustomClassHolder {
   std::vector<Piece> pieces_;
   std::map<int64_t, Tensor> links_;  // padded; the kept ones, by their time
   Tensor link_;                      // padded; of the last state; undefined: zero, with no precedence
-  std::optional<Pass> pass_;
+  std::map<int, Pass> passes_;       // by autograd's number for them
+  std::mutex mutex_;                 // of passes_
 };
 using TapePtr = c10::intrusive_ptr<Tape>;
 
@@ -452,7 +509,8 @@ TORCH_LIBRARY_FRAGMENT(routing_ext, m) {
         return c10::make_intrusive<PackedWeights>(Network{std::move(model), std::move(options), std::move(sizes), clip_value},
                                                   std::move(weights));
       }))
-      .def("are_of", [](const PackedWeightsPtr& self, const std::vector<Tensor>& weights) { return self->are_of(weights); });
+      .def("have_values_of",
+           [](const PackedWeightsPtr& self, const std::vector<Tensor>& weights) { return self->have_values_of(weights); });
   m.class_<MemoryRun>("MemoryRun")
       .def(torch::init<PackedWeightsPtr, std::vector<Tensor>, int64_t, int64_t, int64_t>())
       .def("time", &MemoryRun::time)

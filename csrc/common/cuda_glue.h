@@ -66,4 +66,11 @@ auto with_kernel_type(const char* op, at::ScalarType dtype, F&& f) {
   }
 }
 
+// Likewise of the kernels that have these two only.
+template <class F>
+auto with_float_or_double(const char* op, at::ScalarType dtype, F&& f) {
+  TORCH_CHECK(dtype == at::kFloat || dtype == at::kDouble, op, ": no CUDA kernel for dtype ", dtype);
+  return dtype == at::kFloat ? f(KernelType<float>()) : f(KernelType<double>());
+}
+
 }  // namespace routing_ext

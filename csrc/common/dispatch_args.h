@@ -46,6 +46,25 @@ struct DispatchPlanArgs {
   const bool* mask_data() const { return mask.defined() ? mask.const_data_ptr<bool>() : nullptr; }
 };
 
+// All contiguous.
+struct RankOfModuleArgs {
+  static constexpr const char* kOp = "rank_of_module";
+
+  at::Tensor actions, layout;  // [B], [K+2]
+  at::Tensor ranks;            // [B], to be filled
+  int64_t num_modules;
+
+  RankOfModuleArgs(const at::Tensor& actions_, const at::Tensor& layout_) : actions(actions_), layout(layout_) {
+    CHECK_INDEX(kOp, actions, actions);
+    CHECK_INDEX(kOp, layout, actions);
+    CHECK_ARG(kOp, "layout", layout.size(0) >= 2, "must have at least 2 elements, got ", layout.sizes());
+    num_modules = layout.size(0) - 2;
+    actions = actions.contiguous();
+    layout = layout.contiguous();
+    ranks = at::empty(actions.sizes(), actions.options());
+  }
+};
+
 // Rows moved between a source and a target of any dtype, each row a run of bytes.
 struct MoveRowsArgs {
   at::Tensor source, order, target;

@@ -84,7 +84,6 @@ struct MemoryOpArgs {
       for (int64_t d = 0; d < t.dim(); ++d) {
         CHECK_ARG(op, name, shape[d] == 'B' || shape[d] == 'L' || t.size(d) > 0,
                   "must have at least 1 of each but samples, got ", t.sizes());
-        CHECK_ARG(op, name, shape[d] != 'S' || t.size(d) % 2 == 1, "must have an odd number of shifts, got ", t.size(d));
       }
       CHECK_ARG(op, name, t.scalar_type() == like->scalar_type(), "must have the dtype of ", like_name, ", ",
                 like->scalar_type(), ", got ", t.scalar_type());

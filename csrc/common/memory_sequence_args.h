@@ -67,7 +67,7 @@ struct MemorySizes {
     word = part(0) / writes, shifts = dnc ? 0 : part(3) / writes;
     CHECK_ARG(op, "weights", word >= 1, "must be of words of at least one element, got write keys of shape ",
               weights[4].sizes());
-    CHECK_ARG(op, "weights", dnc || shifts % 2 == 1, "must be of an odd number of shifts, got ", shifts);
+    CHECK_ARG(op, "weights", dnc || shifts >= 1, "must be of at least one shift, got ", shifts);
 
     const InterfaceParts parts(dnc, writes, reads, word, shifts, options);
     interface.assign(parts.sizes, parts.sizes + parts.count);
@@ -128,8 +128,8 @@ struct MemorySizes {
   void of_memory(const char* op, at::IntArrayRef sizes) {
     CHECK_ARG(op, "sizes", sizes.size() == 5, "must be N, W, V, R and S where there are no weights, got ", sizes);
     word = sizes[1], writes = sizes[2], reads = sizes[3], shifts = sizes[4];
-    CHECK_ARG(op, "sizes", word >= 1 && writes >= 1 && reads >= 1 && (dnc || shifts % 2 == 1),
-              "must be at least 1, and shifts of an NTM odd, got ", sizes);
+    CHECK_ARG(op, "sizes", word >= 1 && writes >= 1 && reads >= 1 && (dnc || shifts >= 1),
+              "must be at least 1, shifts only of an NTM, got ", sizes);
     const InterfaceParts parts(dnc, writes, reads, word, shifts, options);
     interface.assign(parts.sizes, parts.sizes + parts.count);
     CHECK_ARG(op, "x", input == parts.total, "must have ", parts.total, " elements of the interface, got ", input);

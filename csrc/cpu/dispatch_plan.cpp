@@ -1,8 +1,9 @@
-#include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <limits>
 #include <tuple>
+#include <vector>
 
 #include "../common/dispatch_args.h"
 
@@ -41,24 +42,21 @@ std::tuple<at::Tensor, at::Tensor> dispatch_plan_cpu(const at::Tensor& actions, 
 }
 
 at::Tensor rank_of_module_cpu(const at::Tensor& actions, const at::Tensor& layout) {
-  constexpr const char* kOp = "rank_of_module";
-  CHECK_INDEX(kOp, actions, actions);
-  CHECK_INDEX(kOp, layout, actions);
-  CHECK_ARG(kOp, "layout", layout.size(0) >= 2, "must have at least 2 elements, got ", layout.sizes());
-  const int64_t num_modules = layout.size(0) - 2;
-  const at::Tensor given = actions.contiguous(), begins = layout.contiguous(), ranks = at::empty_like(given);
-  const int64_t *const action = given.const_data_ptr<int64_t>(), *const begin = begins.const_data_ptr<int64_t>();
+  const RankOfModuleArgs args(actions, layout);
+  const int64_t num_modules = args.num_modules;
+  const int64_t *const action = args.actions.const_data_ptr<int64_t>(), *const begin = args.layout.const_data_ptr<int64_t>();
   std::vector<int64_t> rank_of(num_modules);
   int64_t rank = 0;
   for (int64_t k = 0; k < num_modules; ++k) {
     rank_of[k] = rank;
     rank += begin[k] != begin[k + 1];
   }
-  int64_t* const rank_at = ranks.mutable_data_ptr<int64_t>();
-  for (int64_t i = 0; i < given.size(0); ++i) {
-    rank_at[i] = action[i] >= 0 && action[i] < num_modules ? rank_of[action[i]] : 0;
+  int64_t* const rank_at = args.ranks.mutable_data_ptr<int64_t>();
+  for (int64_t i = 0; i < args.actions.size(0); ++i) {
+    // That of an inactive sample is an index, too.
+    rank_at[i] = action[i] >= 0 && action[i] < num_modules ? std::min(rank_of[action[i]], std::max<int64_t>(rank - 1, 0)) : 0;
   }
-  return ranks;
+  return args.ranks;
 }
 
 }  // namespace

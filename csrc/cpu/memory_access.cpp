@@ -32,8 +32,8 @@ CellShape shape_of(const MemoryOpArgs& a, MemoryKind kind, at::ArrayRef<double> 
   AccessShape shape{kind, d['N'], d['W'], d['R'], d['V'], 0, memory_options(a.op, options)};
   const int64_t given = d['I'];
   if (kind == MemoryKind::ntm) shape.shifts = (given - shape.interface_size()) / (shape.reads + shape.writes);
-  CHECK_ARG(a.op, "interface", kind == MemoryKind::dnc || shape.shifts % 2 == 1,
-            "must be of an odd number of shifts for each head, got ", shape.shifts, " of ", given, " elements");
+  CHECK_ARG(a.op, "interface", kind == MemoryKind::dnc || shape.shifts >= 1,
+            "must be of at least one shift for each head, got ", shape.shifts, " of ", given, " elements");
   CHECK_ARG(a.op, "link", d['L'] == 0, "must be empty, and precedence likewise, where there is none, got ", d['L'],
             " locations");
   CHECK_ARG(a.op, "interface", given == shape.interface_size(), "must have ", shape.interface_size(), " elements, got ",

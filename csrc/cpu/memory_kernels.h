@@ -18,7 +18,7 @@ enum class MemoryKind { dnc, ntm };
 struct AccessShape {
   MemoryKind kind;
   int64_t locations, word, reads, writes;  // N, W, R, V
-  int64_t shifts;                          // S, odd; NTM
+  int64_t shifts;                          // S; NTM
   MemoryOptions options;                   // DNC
 
   ROUTING_EXT_INLINE bool linked() const { return kind == MemoryKind::dnc && !options.unlinked; }

@@ -84,7 +84,7 @@ void copy_link(const C* from, int64_t count, C* to) {  // from nullptr: zero
 // Where the states and the links of a sample are, C const for the backward pass.
 template <class C>
 struct Tape {
-  C *rows, *links;  // [T+1,B,row_size], [kept,B,V,N,n]
+  C *rows, *links;  // [T+1,B,row_size], [kept*B*V*N*n]
   int64_t batch, row_size, link_size, link_every;
 
   C* state(int64_t t, int64_t sample) const { return rows + (t * batch + sample) * row_size; }
@@ -127,9 +127,9 @@ at::Tensor padded_link(const MemorySizes& s, const at::Tensor& link) {
 at::Tensor unpadded_link(const MemorySizes& s, const at::Tensor& link) {
   return link.size(-1) == s.locations ? link : link.narrow(-1, 0, s.locations).contiguous();
 }
-at::Tensor empty_links(const MemorySizes& s, int64_t count, const at::TensorOptions& options) {
+at::Tensor empty_link(const MemorySizes& s, const at::TensorOptions& options) {
   const int64_t n = padded_locations(s, options.dtype().itemsize());
-  return pooled_empty({count, s.linked ? s.batch : 0, s.writes, s.locations, n}, options);
+  return pooled_empty({s.batch, s.writes, s.locations, n}, options);
 }
 
 std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> memory_sequence_cpu(
@@ -153,7 +153,7 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> memory_
   if (sizes.linked) {
     at::Tensor& last = final_state[MemorySizes::kLink];
     if (!a.state.empty() && a.state[MemorySizes::kLink].defined()) link = padded_link(sizes, a.state[MemorySizes::kLink]);
-    final_link = padded_locations(sizes, x.element_size()) == sizes.locations ? last : empty_links(sizes, 1, options)[0];
+    final_link = padded_locations(sizes, x.element_size()) == sizes.locations ? last : empty_link(sizes, options);
     if (steps == 0) link.defined() ? final_link.copy_(link) : final_link.zero_();
   }
 
@@ -165,8 +165,8 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> memory_
     const SampleTeam team(shape, batch, at.access.n, options);
     const Samples samples(shape, schedule, 1, batch, sizeof(C) * (2 * at.access.memory_size + link_size), team.get());
     if (keep) {
-      tape_tensors = {pooled_empty({steps + 1, batch, row}, options),
-                      empty_links(sizes, kept_links(steps, link_every), options)};
+      const int64_t links = kept_links(steps, link_every) * batch * link_size;
+      tape_tensors = {pooled_empty({steps + 1, batch, row}, options), pooled_empty({links}, options)};
     }
 
     const WeightPointers<const C> given(sizes, a.weights);
@@ -262,7 +262,7 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>, at::Ten
     if (a.grad_state[MemorySizes::kLink].defined()) of_last_link = padded_link(sizes, a.grad_state[MemorySizes::kLink]);
     if (wants_link) {
       const bool direct = padded_locations(sizes, x.element_size()) == sizes.locations;
-      of_first_link = direct ? grad_initial[MemorySizes::kLink] : empty_links(sizes, 1, options)[0];
+      of_first_link = direct ? grad_initial[MemorySizes::kLink] : empty_link(sizes, options);
     }
   }
 

@@ -56,6 +56,11 @@ C* data_of(const std::optional<at::Tensor>& t) {
 
 at::Tensor pooled_empty_cpu(at::IntArrayRef sizes, const at::Tensor& like) { return pooled_empty(sizes, like.options()); }
 
+int64_t memory_step_link_row_cpu(const at::Tensor& like, int64_t num_locations) {
+  const int64_t align = 64 / like.element_size();
+  return divide_up(num_locations, align) * align;
+}
+
 at::Tensor memory_pack_cpu(std::string_view model, at::ArrayRef<double> options, const at::Tensor& x, at::TensorList weights,
                            int64_t num_locations, bool backward) {
   const MemorySizes sizes("memory_pack", model, options, x, weights, {num_locations});
@@ -265,6 +270,7 @@ std::vector<int64_t> memory_step_layout(std::string_view model, at::ArrayRef<dou
 TORCH_LIBRARY_IMPL(routing_ext, CompositeExplicitAutograd, m) { m.impl("memory_step_layout", memory_step_layout); }
 TORCH_LIBRARY_IMPL(routing_ext, CPU, m) {
   m.impl("pooled_empty", pooled_empty_cpu);
+  m.impl("memory_step_link_row", memory_step_link_row_cpu);
   m.impl("memory_pack", memory_pack_cpu);
   m.impl("memory_step", memory_step_cpu);
   m.impl("memory_step_backward", memory_step_backward_cpu);

@@ -4,7 +4,6 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/exponential.h>
 #include <ATen/ops/uniform.h>
-#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -14,7 +13,7 @@
 #include <optional>
 #include <vector>
 
-#include "../common/checks.h"
+#include "../common/sampling_args.h"
 #include "sampling_kernels.h"
 
 namespace routing_ext::cpu {
@@ -136,47 +135,30 @@ int64_t choose(const T* probs, const double* complements, double* rates, int64_t
   return best_action(probs, complements, selections, [&](int64_t k) { return !(scores[k] < least); });
 }
 
-// The samples that decide and their rows of probabilities, checked, and the actions to be filled in.
-struct Samples {
-  Tensor probs, row_of, order;  // [n,K], [B] or undefined, [count] or undefined
-  Tensor actions;               // [B], 0 where no decision is made
-  int64_t count, batch, selections;
-
+// Whose indices are in range.
+struct Samples : SamplesArgs {
   Samples(const char* op, const Tensor& probs_, const std::optional<Tensor>& row_of_, const std::optional<Tensor>& order_,
           int64_t count_, int64_t batch_)
-      : count(count_), batch(batch_) {
-    CHECK_ARG(op, "probs", probs_.dim() == 2, "must have 2 dimensions, got ", probs_.sizes());
-    probs = probs_.contiguous();
-    selections = probs.size(1);
-    CHECK_ARG(op, "probs", selections > 0, "must have at least one action, got ", probs.sizes());
-    const auto indices = [&](const char* argument, const std::optional<Tensor>& t, int64_t least, int64_t end) {
-      if (!t.has_value()) return Tensor();
-      CHECK_INDEX(op, *t, probs);
-      CHECK_ARG(op, argument, t->size(0) >= least, "must have at least ", least, " elements, got ", t->size(0));
-      const Tensor given = t->contiguous();
-      const int64_t* const index = given.const_data_ptr<int64_t>();
-      for (int64_t i = 0; i < least; ++i) {
-        CHECK_ARG(op, argument, index[i] >= 0 && index[i] < end, "must be in [0, ", end, "), got ", index[i]);
-      }
-      return given;
-    };
-    order = indices("order", order_, count, batch);
-    row_of = indices("row_of", row_of_, batch, probs.size(0));
-    CHECK_ARG(op, "row_of", row_of.defined() || probs.size(0) >= batch,
-              "must be given where probs has not one row for each of ", batch, " samples, got none for ", probs.sizes());
-    const at::TensorOptions options = probs.options().dtype(at::kLong);
-    actions = count == batch ? at::empty({batch}, options) : at::zeros({batch}, options);
+      : SamplesArgs(op, probs_, row_of_, order_, count_, batch_) {
+    check_range(op, "order", order_data(), count, batch);
+    check_range(op, "row_of", row_of_data(), batch, probs.size(0));
   }
 
   // f(i, the row of the i-th that decides, its action).
   template <class F>
   void for_each(const F& f) const {
-    const int64_t* const sample_at = order.defined() ? order.const_data_ptr<int64_t>() : nullptr;
-    const int64_t* const row_at = row_of.defined() ? row_of.const_data_ptr<int64_t>() : nullptr;
+    const int64_t *const sample_at = order_data(), *const row_at = row_of_data();
     int64_t* const action = actions.mutable_data_ptr<int64_t>();
     for (int64_t i = 0; i < count; ++i) {
       const int64_t sample = sample_at == nullptr ? i : sample_at[i];
       f(i, row_at == nullptr ? sample : row_at[sample], action[sample]);
+    }
+  }
+
+ private:
+  static void check_range(const char* op, const char* argument, const int64_t* index, int64_t count, int64_t end) {
+    for (int64_t i = 0; index != nullptr && i < count; ++i) {
+      CHECK_ARG(op, argument, index[i] >= 0 && index[i] < end, "must be in [0, ", end, "), got ", index[i]);
     }
   }
 };
@@ -206,11 +188,8 @@ Tensor sample_by_inversion_cpu(const Tensor& probs, const std::optional<Tensor>&
 Tensor sample_categorical_cpu(const Tensor& probs, const std::optional<Tensor>& row_of, const std::optional<Tensor>& order,
                               at::IntArrayRef sizes, int64_t batch) {
   constexpr const char* kOp = "sample_categorical";
-  int64_t count = 0;
-  for (const int64_t size : sizes) count += size;
-  CHECK_ARG(kOp, "sizes", order.has_value() || count == batch, "must add up to the batch of ", batch, ", got ", sizes);
-  const Samples samples(kOp, probs, row_of, order, count, batch);
-  const int64_t selections = samples.selections;
+  const Samples samples(kOp, probs, row_of, order, num_deciding(kOp, sizes, order.has_value(), batch), batch);
+  const int64_t count = samples.count, selections = samples.selections;
   const at::Generator generator = at::detail::getDefaultCPUGenerator();
   AT_DISPATCH_FLOATING_TYPES(probs.scalar_type(), kOp, [&] {
     const scalar_t* const prob = samples.probs.const_data_ptr<scalar_t>();

@@ -29,8 +29,20 @@ std::tuple<at::Tensor, at::Tensor> dispatch_plan_cuda(const at::Tensor& actions,
   return {args.order, args.layout};
 }
 
+at::Tensor rank_of_module_cuda(const at::Tensor& actions, const at::Tensor& layout) {
+  const RankOfModuleArgs args(actions, layout);
+  const LaunchScope scope(actions);
+  check_launch(args.kOp, launch_rank_of_module(args.actions.const_data_ptr<int64_t>(), args.layout.const_data_ptr<int64_t>(),
+                                               args.ranks.mutable_data_ptr<int64_t>(), args.actions.size(0), args.num_modules,
+                                               scope.stream()));
+  return args.ranks;
+}
+
 }  // namespace
 
-TORCH_LIBRARY_IMPL(routing_ext, ROUTING_EXT_DISPATCH_KEY, m) { m.impl("dispatch_plan", dispatch_plan_cuda); }
+TORCH_LIBRARY_IMPL(routing_ext, ROUTING_EXT_DISPATCH_KEY, m) {
+  m.impl("dispatch_plan", dispatch_plan_cuda);
+  m.impl("rank_of_module", rank_of_module_cuda);
+}
 
 }  // namespace routing_ext::cuda

@@ -205,6 +205,22 @@ __global__ void __launch_bounds__(kThreads)
   place(plan, part, own_counters);
 }
 
+// A thread a sample. Modules are few here, agents for the most part: to count them anew costs less than a second launch.
+__global__ void __launch_bounds__(kThreads)
+    rank_of_module_kernel(const int64_t* actions, const int64_t* layout, int64_t* ranks, int64_t batch, int64_t num_modules) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= batch) return;
+  const int64_t action = actions[i] >= 0 && actions[i] < num_modules ? actions[i] : 0;
+  int64_t rank = 0, used = 0;
+  for (int64_t k = 0; k < num_modules; ++k) {
+    if (layout[k] == layout[k + 1]) continue;
+    rank += k < action;
+    ++used;
+  }
+  // That of an inactive sample is an index, too.
+  ranks[i] = rank < used || used == 0 ? rank : used - 1;
+}
+
 }  // namespace
 
 size_t dispatch_plan_scratch_bytes(int64_t batch, int64_t num_modules) {
@@ -226,6 +242,13 @@ cudaError_t launch_dispatch_plan(const DispatchPlan& plan, cudaStream_t stream) 
     if (e != cudaSuccess) return e;
   }
   return launch(dispatch_plan_place_kernel, grid, block, t.shared_bytes(), stream, plan, t, tile_counters, warp_counters);
+}
+
+cudaError_t launch_rank_of_module(const int64_t* actions, const int64_t* layout, int64_t* ranks, int64_t batch,
+                                  int64_t num_modules, cudaStream_t stream) {
+  if (batch == 0) return cudaSuccess;
+  const dim3 grid(static_cast<unsigned>(divide_up(batch, kThreads)));
+  return launch(rank_of_module_kernel, grid, dim3(kThreads), 0, stream, actions, layout, ranks, batch, num_modules);
 }
 
 }  // namespace routing_ext::cuda

@@ -25,4 +25,9 @@ size_t dispatch_plan_scratch_bytes(int64_t batch, int64_t num_modules);
 // One launch for small batches, two for others. Any batch up to kDispatchPlanMaxBatch, 0 included.
 cudaError_t launch_dispatch_plan(const DispatchPlan& plan, cudaStream_t stream);
 
+// ranks [B]: how many modules before its own have samples, for each of actions [B]; 0 where it is out of range. layout [K+2].
+// One launch.
+cudaError_t launch_rank_of_module(const int64_t* actions, const int64_t* layout, int64_t* ranks, int64_t batch,
+                                  int64_t num_modules, cudaStream_t stream);
+
 }  // namespace routing_ext::cuda

@@ -1,5 +1,6 @@
 #include "grouped_linear.cuh"
 
+#include <ATen/Context.h>
 #include <torch/library.h>
 
 #include <tuple>
@@ -15,6 +16,9 @@ GroupedRows rows_of(const Routing& r) {
   return {r.order.const_data_ptr<int64_t>(), r.layout.const_data_ptr<int64_t>(), r.batch, r.num_modules};
 }
 
+// As torch's own products ask: torch.backends.cuda.matmul.allow_tf32.
+bool allows_tf32() { return at::globalContext().allowTF32CuBLAS(); }
+
 at::Tensor grouped_linear_cuda(const at::Tensor& x, const at::Tensor& order, const at::Tensor& layout, at::TensorList weights,
                                at::TensorList biases, at::IntArrayRef modules, int64_t out_features, bool relu) {
   const LaunchScope scope(x);
@@ -23,8 +27,12 @@ at::Tensor grouped_linear_cuda(const at::Tensor& x, const at::Tensor& order, con
     using T = typename decltype(kernel_type)::type;
     const auto weight_pointers = a.weights.pointers<const T>();
     const auto bias_pointers = a.biases ? a.biases->pointers<const T>() : std::vector<const T*>();
-    const GroupedLinearForward<T> p{static_cast<const T*>(a.x.const_data_ptr()), static_cast<T*>(a.y.mutable_data_ptr()),
-                                    a.in_features, a.out_features, relu};
+    const GroupedLinearForward<T> p{static_cast<const T*>(a.x.const_data_ptr()),
+                                    static_cast<T*>(a.y.mutable_data_ptr()),
+                                    a.in_features,
+                                    a.out_features,
+                                    relu,
+                                    allows_tf32()};
     const GroupedModules<const T> parameters{a.modules.data(), a.entries(), weight_pointers.data(),
                                              a.biases ? bias_pointers.data() : nullptr};
     check_launch(a.kOp, launch_grouped_linear<T>(p, rows_of(a.routing), parameters, scope.stream()));
@@ -41,9 +49,9 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> grouped
   const GroupedRows rows = rows_of(a.routing);
   with_kernel_type(a.kOp, grad.scalar_type(), [&](auto kernel_type) {
     using T = typename decltype(kernel_type)::type;
-    const GroupedLinearBackward<T> p{data_or_null<T>(a.grad), data_or_null<T>(a.y),
-                                     data_or_null<T>(a.x),    static_cast<T*>(a.grad_x.mutable_data_ptr()),
-                                     a.in_features,           a.out_features};
+    const GroupedLinearBackward<T> p{
+        data_or_null<T>(a.grad), data_or_null<T>(a.y), data_or_null<T>(a.x), static_cast<T*>(a.grad_x.mutable_data_ptr()),
+        a.in_features,           a.out_features,       allows_tf32()};
     if (a.wants_x) {
       const auto pointers = a.weights->pointers<const T>();
       const GroupedModules<const T> parameters{a.modules.data(), a.entries(), pointers.data(), nullptr};

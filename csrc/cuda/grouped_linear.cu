@@ -17,8 +17,11 @@
 //   split    the samples of a module may be divided among several blocks, which leave partial sums of grad_weight in scratch
 //            memory; a second launch adds them up in order.
 //
-// float16 and bfloat16 are multiplied and summed as float. No sum depends on the order in which blocks or threads run.
+// Tensor cores multiply float16 and bfloat16, and float where the caller allows TF32; all are summed as float. No sum depends
+// on the order in which blocks or threads run.
 #include "grouped_linear.cuh"
+
+#include <mma.h>
 
 #include <type_traits>
 
@@ -92,21 +95,21 @@ using SmallTile = TileShape<16, 64, 2, 4>;  // wastes less where modules have fe
 constexpr int64_t kFullGrid = 128;
 
 // One operand's tile in shared memory, twice: one is read while the other is filled. Element (i, depth) is at [depth][i], so
-// that a thread reads neighbours together.
-template <class Acc, int kSize>
+// that a thread reads neighbours together. E: the accumulator's type, or for tensor cores that of the matrices.
+template <class E, int kSize>
 struct OperandTile {
   static constexpr int kPerThread = kSize * kDepth / kThreads;
-  static constexpr int kPad = 4;  // spreads a column over the banks, and keeps packs aligned
+  static constexpr int kPad = sizeof(E) < sizeof(float) ? 8 : 4;  // spreads a column over the banks, and keeps packs aligned
   static constexpr int kStride = kSize + kPad;
   static constexpr int64_t kElements = 2 * kDepth * kStride;
-  static_assert(kPad * sizeof(Acc) % kMaxPackBytes == 0 && kSize * sizeof(Acc) % kMaxPackBytes == 0, "aligned packs");
+  static_assert(kPad * sizeof(E) % kMaxPackBytes == 0 && kSize * sizeof(E) % kMaxPackBytes == 0, "aligned packs");
 
-  Acc* memory;           // [2][kDepth][kStride]
-  Acc next[kPerThread];  // on the way from global memory
+  E* memory;           // [2][kDepth][kStride]
+  E next[kPerThread];  // on the way from global memory
 
-  explicit __device__ OperandTile(SharedArena& arena) : memory(arena.take<Acc>(kElements)) {}
+  explicit __device__ OperandTile(SharedArena& arena) : memory(arena.take<E>(kElements)) {}
 
-  __device__ const Acc* row(int buffer, int depth) const { return memory + (buffer * kDepth + depth) * kStride; }
+  __device__ const E* row(int buffer, int depth) const { return memory + (buffer * kDepth + depth) * kStride; }
 
   // Element e of a step: neighbouring threads read neighbouring addresses.
   template <bool kDepthContiguous>
@@ -123,7 +126,7 @@ struct OperandTile {
 #pragma unroll
     for (int n = 0; n < kPerThread; ++n) {
       const int e = threadIdx.x + n * kThreads;
-      next[n] = load(index<Load::kDepthContiguous>(e), first + depth<Load::kDepthContiguous>(e));
+      next[n] = narrow<E>(load(index<Load::kDepthContiguous>(e), first + depth<Load::kDepthContiguous>(e)));
     }
   }
   template <class Load>
@@ -202,12 +205,144 @@ __device__ __forceinline__ void multiply_tile(int64_t depth, const LoadA& load_a
   }
 }
 
-template <class Shape, class Acc>
+// ---- the same on tensor cores ----------------------------------------------------------------------------------------------
+
+namespace wmma = nvcuda::wmma;
+
+// By element type: what a fragment holds, and of how many depths.
+template <class T>
+struct TensorCore {
+  using Fragment = T;
+  static constexpr int kStep = 16;
+};
+template <>
+struct TensorCore<float> {
+  using Fragment = wmma::precision::tf32;
+  static constexpr int kStep = 8;
+};
+
+constexpr int kFragment = 16;  // its rows and columns
+
+// Which part of the tile a warp computes: as near to a square as it goes.
+template <class Shape>
+struct WarpTile {
+  static constexpr int kWarps = kThreads / kWarp;
+  static constexpr int kWarpRows = Shape::kRows >= 2 * kFragment ? 2 : 1, kWarpCols = kWarps / kWarpRows;
+  static constexpr int kRows = Shape::kRows / kWarpRows, kCols = Shape::kCols / kWarpCols;
+  static constexpr int kRowFragments = kRows / kFragment, kColFragments = kCols / kFragment;
+  static_assert(kRows % kFragment == 0 && kCols % kFragment == 0, "whole fragments");
+  static_assert(kDepth % TensorCore<float>::kStep == 0 && kDepth % TensorCore<__half>::kStep == 0, "whole steps");
+
+  static constexpr int kStride = Shape::kCols + 4;  // of the sums in shared memory; spreads a column over the banks
+  static constexpr int64_t kSums = int64_t{Shape::kRows} * kStride;
+
+  static __device__ __forceinline__ int first_row() { return threadIdx.x / kWarp / kWarpCols * kRows; }
+  static __device__ __forceinline__ int first_col() { return threadIdx.x / kWarp % kWarpCols * kCols; }
+};
+
+// TF32 wants its operands rounded.
+template <class T, class Fragment>
+__device__ __forceinline__ void round_fragment(Fragment& f) {
+  if constexpr (std::is_same_v<T, float>) {
+#pragma unroll
+    for (int e = 0; e < f.num_elements; ++e) f.x[e] = wmma::__float_to_tf32(f.x[e]);
+  }
+}
+
+// multiply_tile; the sums pass through shared memory, as nobody knows which of them a thread of a warp has.
+template <class Shape, class T, class LoadA, class LoadB, class AfterStep>
+__device__ __forceinline__ void multiply_tile_on_tensor_cores(int64_t depth, const LoadA& load_a, const LoadB& load_b,
+                                                              SharedArena& arena, ThreadTile<Shape, float>& tile,
+                                                              AfterStep&& after_step) {
+  using Core = TensorCore<T>;
+  using Warp = WarpTile<Shape>;
+  TileA<Shape, T> a(arena);
+  TileB<Shape, T> b(arena);
+  float* sums = arena.take<float>(Warp::kSums);
+  wmma::fragment<wmma::accumulator, kFragment, kFragment, Core::kStep, float> sum[Warp::kRowFragments][Warp::kColFragments];
+#pragma unroll
+  for (int i = 0; i < Warp::kRowFragments; ++i) {
+#pragma unroll
+    for (int j = 0; j < Warp::kColFragments; ++j) wmma::fill_fragment(sum[i][j], 0.0f);
+  }
+  int buffer = 0;
+  a.fetch(load_a, 0), b.fetch(load_b, 0);
+  a.put(load_a, buffer), b.put(load_b, buffer);
+  __syncthreads();
+  for (int64_t first = 0; first < depth; first += kDepth) {
+    const bool more = first + kDepth < depth;
+    if (more) a.fetch(load_a, first + kDepth), b.fetch(load_b, first + kDepth);
+#pragma unroll
+    for (int k = 0; k < kDepth; k += Core::kStep) {
+      wmma::fragment<wmma::matrix_a, kFragment, kFragment, Core::kStep, typename Core::Fragment, wmma::col_major>
+          rows[Warp::kRowFragments];
+#pragma unroll
+      for (int i = 0; i < Warp::kRowFragments; ++i) {
+        wmma::load_matrix_sync(rows[i], a.row(buffer, k) + Warp::first_row() + i * kFragment, a.kStride);
+        round_fragment<T>(rows[i]);
+      }
+#pragma unroll
+      for (int j = 0; j < Warp::kColFragments; ++j) {
+        wmma::fragment<wmma::matrix_b, kFragment, kFragment, Core::kStep, typename Core::Fragment, wmma::row_major> cols;
+        wmma::load_matrix_sync(cols, b.row(buffer, k) + Warp::first_col() + j * kFragment, b.kStride);
+        round_fragment<T>(cols);
+#pragma unroll
+        for (int i = 0; i < Warp::kRowFragments; ++i) wmma::mma_sync(sum[i][j], rows[i], cols, sum[i][j]);
+      }
+    }
+    after_step(a, buffer);
+    if (more) {
+      buffer = 1 - buffer;
+      a.put(load_a, buffer), b.put(load_b, buffer);
+      __syncthreads();
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < Warp::kRowFragments; ++i) {
+#pragma unroll
+    for (int j = 0; j < Warp::kColFragments; ++j) {
+      float* to = sums + (Warp::first_row() + i * kFragment) * Warp::kStride + Warp::first_col() + j * kFragment;
+      wmma::store_matrix_sync(to, sum[i][j], Warp::kStride, wmma::mem_row_major);
+    }
+  }
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < Shape::kThreadRows; ++i) {
+#pragma unroll
+    for (int j = 0; j < Shape::kThreadCols; ++j) {
+      tile.sum[i][j] = sums[(tile.first_row() + i) * Warp::kStride + tile.first_col() + j];
+    }
+  }
+}
+
+// Before compute capability 8.0 they know neither bfloat16 nor TF32, and all is multiplied as float.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr bool kTensorCores = false;
+#else
+constexpr bool kTensorCores = true;
+#endif
+template <class T>
+constexpr bool kIsLow = sizeof(T) < sizeof(float);
+
+// multiply_tile of matrices of T, by what suits them best. kTf32: float may be rounded to it.
+template <class T, bool kTf32, class Shape, class LoadA, class LoadB, class AfterStep>
+__device__ __forceinline__ void multiply(int64_t depth, const LoadA& load_a, const LoadB& load_b, SharedArena& arena,
+                                         ThreadTile<Shape, Accumulator<T>>& tile, AfterStep&& after_step) {
+  if constexpr (kTensorCores && (kIsLow<T> || kTf32)) {
+    multiply_tile_on_tensor_cores<Shape, T>(depth, load_a, load_b, arena, tile, after_step);
+  } else {
+    multiply_tile(depth, load_a, load_b, arena, tile, after_step);
+  }
+}
+
+// Of a block that keeps the numbers of so many samples, and calls multiply.
+template <class Shape, class T, bool kTf32>
 size_t tile_shared_bytes(int64_t samples) {
   SharedArena arena;
   arena.reserve<int64_t>(samples);
-  arena.template reserve<Acc>(TileA<Shape, Acc>::kElements);
-  arena.template reserve<Acc>(TileB<Shape, Acc>::kElements);
+  arena.template reserve<Accumulator<T>>(TileA<Shape, Accumulator<T>>::kElements);  // more than for tensor cores
+  arena.template reserve<Accumulator<T>>(TileB<Shape, Accumulator<T>>::kElements);
+  if (kIsLow<T> || kTf32) arena.reserve<float>(WarpTile<Shape>::kSums);
   return arena.bytes();
 }
 
@@ -290,7 +425,7 @@ struct RowSum {
   __device__ __forceinline__ void operator()(const Operand& a, int buffer) {
     if (!wanted || threadIdx.x >= Shape::kRows) return;
 #pragma unroll
-    for (int k = 0; k < kDepth; ++k) sum += a.row(buffer, k)[threadIdx.x];
+    for (int k = 0; k < kDepth; ++k) sum += widen(a.row(buffer, k)[threadIdx.x]);
   }
 };
 static_assert(LargeTile::kRows <= kThreads && SmallTile::kRows <= kThreads, "a thread sums up one row");
@@ -406,7 +541,7 @@ __device__ __forceinline__ void store_samples(const ThreadTile<Shape, Accumulato
 // ---- kernels ---------------------------------------------------------------------------------------------------------------
 
 // Blocks: see sample_grid.
-template <class T, class Shape, class Table>
+template <class T, bool kTf32, class Shape, class Table>
 __global__ void __launch_bounds__(kThreads, kBlocks<Accumulator<T>>)
     grouped_linear_forward_kernel(GroupedLinearForward<T> p, GroupedRows rows, Part part,
                                   const Table __grid_constant__ table) {
@@ -424,7 +559,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Accumulator<T>>)
   if (entry < part.modules && table.listed[entry]) {
     const RowsOfSamples<T, Plain<T>> x{{p.x}, samples, p.in_features};
     const WeightRows<T> weight{table.weight[entry], p.out_features, p.in_features, first_col};
-    multiply_tile(p.in_features, x, weight, arena, tile, Nothing());
+    multiply<T, kTf32>(p.in_features, x, weight, arena, tile, Nothing());
     const T* bias = table.bias[entry];
 #pragma unroll
     for (int j = 0; j < Shape::kThreadCols; ++j) {
@@ -442,7 +577,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Accumulator<T>>)
 }
 
 // Blocks: see sample_grid.
-template <class T, class Shape, class Table>
+template <class T, bool kTf32, class Shape, class Table>
 __global__ void __launch_bounds__(kThreads, kBlocks<Accumulator<T>>)
     grouped_linear_grad_x_kernel(GroupedLinearBackward<T> p, GroupedRows rows, Part part,
                                  const Table __grid_constant__ table) {
@@ -459,7 +594,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Accumulator<T>>)
   if (entry < part.modules && table.listed[entry]) {
     const RowsOfSamples<T, MaskedGradient<T>> grad{{p.grad, p.y}, samples, p.out_features};
     const WeightColumns<T> weight{table.weight[entry], p.out_features, p.in_features, first_col};
-    multiply_tile(p.out_features, grad, weight, arena, tile, Nothing());
+    multiply<T, kTf32>(p.out_features, grad, weight, arena, tile, Nothing());
   }
   store_samples(tile, samples, p.grad_x, p.in_features, first_col);
 }
@@ -529,7 +664,7 @@ __device__ __forceinline__ int64_t partial_offset(const WeightGrid& grid, int64_
 }
 
 // Blocks: see WeightGrid.
-template <class T, class Table>
+template <class T, bool kTf32, class Table>
 __global__ void __launch_bounds__(kThreads, kBlocks<Accumulator<T>>)
     grouped_linear_grad_weight_kernel(GroupedLinearBackward<T> p, GroupedRows rows, Part part, WeightGrid grid,
                                       Accumulator<T>* scratch, const Table __grid_constant__ table) {
@@ -549,7 +684,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Accumulator<T>>)
                                         grid.first_in()};
   SharedArena arena;
   Tile tile{{}, {grid.block_sums_bias(), Acc(0)}};
-  multiply_tile(count, grad, x, arena, tile.weight, tile.bias);
+  multiply<T, kTf32>(count, grad, x, arena, tile.weight, tile.bias);
   if (grid.splits == 1) {
     tile.store(grid, table.weight[entry], table.bias[entry], p.out_features, p.in_features);
   } else {
@@ -601,6 +736,15 @@ cudaError_t for_each_part(int64_t num_modules, const GroupedModules<T>& m, const
   return for_each_part_of<ModuleTable<T, kLargeTable>>(num_modules, m, launch_part);
 }
 
+// launch_arithmetic(std::bool_constant<TF32>()): only float has that choice.
+template <class T, class LaunchArithmetic>
+cudaError_t with_arithmetic(bool tf32, const LaunchArithmetic& launch_arithmetic) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (tf32) return launch_arithmetic(std::true_type());
+  }
+  return launch_arithmetic(std::false_type());
+}
+
 // launch_shape(shape) with the tile shape for products that have samples as rows.
 template <class LaunchShape>
 cudaError_t with_tile_shape(const GroupedRows& rows, int64_t cols, const LaunchShape& launch_shape) {
@@ -631,13 +775,16 @@ template <class T>
 cudaError_t launch_grouped_linear(const GroupedLinearForward<T>& p, const GroupedRows& rows,
                                   const GroupedModules<const T>& modules, cudaStream_t stream) {
   if (rows.batch == 0 || p.out_features == 0) return cudaSuccess;
-  return with_tile_shape(rows, p.out_features, [&](auto shape) {
-    using Shape = decltype(shape);
-    const size_t shared = tile_shared_bytes<Shape, Accumulator<T>>(Shape::kRows);
-    return for_each_part(rows.num_modules, modules, [&](const Part& part, const auto& table) {
-      using Table = std::decay_t<decltype(table)>;
-      return launch(grouped_linear_forward_kernel<T, Shape, Table>, sample_grid<Shape>(rows, part, p.out_features),
-                    dim3(kThreads), shared, stream, p, rows, part, table);
+  return with_arithmetic<T>(p.tf32, [&](auto tf32) {
+    constexpr bool kTf32 = decltype(tf32)::value;
+    return with_tile_shape(rows, p.out_features, [&](auto shape) {
+      using Shape = decltype(shape);
+      const size_t shared = tile_shared_bytes<Shape, T, kTf32>(Shape::kRows);
+      return for_each_part(rows.num_modules, modules, [&](const Part& part, const auto& table) {
+        using Table = std::decay_t<decltype(table)>;
+        return launch(grouped_linear_forward_kernel<T, kTf32, Shape, Table>, sample_grid<Shape>(rows, part, p.out_features),
+                      dim3(kThreads), shared, stream, p, rows, part, table);
+      });
     });
   });
 }
@@ -646,13 +793,16 @@ template <class T>
 cudaError_t launch_grouped_linear_grad_x(const GroupedLinearBackward<T>& p, const GroupedRows& rows,
                                          const GroupedModules<const T>& modules, cudaStream_t stream) {
   if (rows.batch == 0 || p.in_features == 0) return cudaSuccess;
-  return with_tile_shape(rows, p.in_features, [&](auto shape) {
-    using Shape = decltype(shape);
-    const size_t shared = tile_shared_bytes<Shape, Accumulator<T>>(Shape::kRows);
-    return for_each_part(rows.num_modules, modules, [&](const Part& part, const auto& table) {
-      using Table = std::decay_t<decltype(table)>;
-      return launch(grouped_linear_grad_x_kernel<T, Shape, Table>, sample_grid<Shape>(rows, part, p.in_features),
-                    dim3(kThreads), shared, stream, p, rows, part, table);
+  return with_arithmetic<T>(p.tf32, [&](auto tf32) {
+    constexpr bool kTf32 = decltype(tf32)::value;
+    return with_tile_shape(rows, p.in_features, [&](auto shape) {
+      using Shape = decltype(shape);
+      const size_t shared = tile_shared_bytes<Shape, T, kTf32>(Shape::kRows);
+      return for_each_part(rows.num_modules, modules, [&](const Part& part, const auto& table) {
+        using Table = std::decay_t<decltype(table)>;
+        return launch(grouped_linear_grad_x_kernel<T, kTf32, Shape, Table>, sample_grid<Shape>(rows, part, p.in_features),
+                      dim3(kThreads), shared, stream, p, rows, part, table);
+      });
     });
   });
 }
@@ -673,13 +823,15 @@ cudaError_t launch_grouped_linear_grad_weight(const GroupedLinearBackward<T>& p,
   const WeightGrid grid = weight_grid(p, rows, wants_weight, wants_bias);
   if (gradients.entries == 0 || grid.out_tiles == 0 || !(wants_weight || wants_bias)) return cudaSuccess;
   Acc* partial = static_cast<Acc*>(scratch);
-  const size_t shared = tile_shared_bytes<WeightGrid::Shape, Acc>(0);
   const unsigned tiles = static_cast<unsigned>(grid.tiles(1));
   return for_each_part(rows.num_modules, gradients, [&](const Part& part, const auto& table) {
     using Table = std::decay_t<decltype(table)>;
     const unsigned modules = static_cast<unsigned>(part.modules), splits = static_cast<unsigned>(grid.splits);
-    const cudaError_t error = launch(grouped_linear_grad_weight_kernel<T, Table>, dim3(tiles, modules * splits),
-                                     dim3(kThreads), shared, stream, p, rows, part, grid, partial, table);
+    const cudaError_t error = with_arithmetic<T>(p.tf32, [&](auto tf32) {
+      constexpr bool kTf32 = decltype(tf32)::value;
+      return launch(grouped_linear_grad_weight_kernel<T, kTf32, Table>, dim3(tiles, modules * splits), dim3(kThreads),
+                    tile_shared_bytes<WeightGrid::Shape, T, kTf32>(0), stream, p, rows, part, grid, partial, table);
+    });
     if (error != cudaSuccess || splits == 1) return error;
     return launch(grouped_linear_add_splits_kernel<T, Table>, dim3(tiles, modules), dim3(kThreads), 0, stream, p, part, grid,
                   static_cast<const Acc*>(partial), table);

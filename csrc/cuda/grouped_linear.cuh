@@ -32,6 +32,7 @@ struct GroupedLinearForward {
   T* y;        // [B,o], every row is written; zero where the sample's module is not listed
   int64_t in_features, out_features;
   bool relu;
+  bool tf32;  // T float: products may be rounded to TF32
 };
 
 template <class T>
@@ -41,6 +42,7 @@ struct GroupedLinearBackward {
   const T* x;     // [B,d]; only for the gradient of the weights
   T* grad_x;      // [B,d], like y in the forward pass; only for launch_grouped_linear_grad_x
   int64_t in_features, out_features;
+  bool tf32;  // as in the forward pass
 };
 
 // T: float, double, __half, __nv_bfloat16. All matrices are contiguous; outputs are aligned to 4 elements.

@@ -15,7 +15,7 @@ class SharedArena {
     const size_t offset = used_;
     used_ += aligned_bytes<T>(count);
 #ifdef __CUDACC__
-    extern __shared__ __align__(kAlignment) unsigned char dynamic_shared[];
+    extern __shared__ __align__(kBaseAlignment) unsigned char dynamic_shared[];
     return reinterpret_cast<T*>(dynamic_shared + offset);
 #else
     // An allocation of its own for each array, so that an overrun is seen.
@@ -27,13 +27,14 @@ class SharedArena {
 
   // Host: counts the bytes that `take` uses.
   template <class T>
-  void reserve(int64_t count) {
+  __host__ __device__ void reserve(int64_t count) {
     used_ += aligned_bytes<T>(count);
   }
   size_t bytes() const { return used_; }
 
  private:
-  static constexpr size_t kAlignment = 16;  // the widest access
+  static constexpr size_t kAlignment = 16;       // the widest access
+  static constexpr size_t kBaseAlignment = 128;  // tile products ask for 32, where all arrays are multiples of that
   size_t used_ = 0;
 
   template <class T>

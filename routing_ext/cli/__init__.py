@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -38,8 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, 128 + error.signal)
     except ConfigError as error:
         return _fail(error, 2)
-    except (TrainingError, OSError) as error:
+    except BrokenPipeError:  # as in `routing-ext info | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to be flushed at the end
+        return 128 + signal.SIGPIPE
+    except TrainingError as error:
         return _fail(error, 1)
+    except OSError as error:
+        return _fail(f"{error}: see whether there is room, and a right to write, then try again", 1)
     except KeyboardInterrupt:
         return _fail("stopped", 130)
 
@@ -59,7 +65,9 @@ def _run(arguments: list[str]) -> int:
             options = command.parse(rest) if hasattr(command, "parse") else parse(command.Options, rest, name)
         except SystemExit:  # help was printed
             return 0
-        return command.run(options) or 0
+        code: int = command.run(options) or 0
+        sys.stdout.flush()
+        return code
     return 0
 
 

@@ -55,4 +55,7 @@ def _one_line(box: str) -> str:
     if "Perhaps you meant:" in rest:
         near = next((line.split()[0].rstrip(",") for line in rest if re.match("--[a-z]", line)), None)
         text += f"; perhaps {near} was meant" if near else ""
-    return re.sub(r"^Error parsing \w+: ", "", " ".join(text.split()))
+    text = re.sub(r"^Error parsing \w+: ", "", " ".join(text.split()))
+    return re.sub(
+        r"no type matching (\S+) could be instantiated from (\[.*?\])\. Got errors: .*", r"expected \1, got \2", text
+    )

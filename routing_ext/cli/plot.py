@@ -38,9 +38,9 @@ def run(options: Options) -> None:
     from ..training.figures import draw_curves
 
     out = options.out or (runs[0].figures / "curves.png" if len(runs) == 1 else Path("curves.png"))
-    if options.out is None:
-        out.parent.mkdir(exist_ok=True)
     try:
+        if options.out is None:
+            out.parent.mkdir(exist_ok=True)
         draw_curves(runs).savefig(out)
     except (OSError, ValueError) as error:  # an unwritable file, or an unknown ending
         raise UserError(

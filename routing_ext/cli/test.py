@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 from tyro.conf import Positional
 
+from ..tasks.digit_batch import BASE, DigitBatch
 from ..training.errors import RunError, require
 from ..training.presets import problem_name
 from ..training.problems import RoutingProblem, SequenceProblem
@@ -92,8 +94,10 @@ def _test_sequences(opened: Run, problem: SequenceProblem, network: nn.Module, o
     table: dict[str, dict[str, float]] = {}
     traces: dict[str, Trace] = {}
     width = max(map(len, tasks)) + 2
-    print(f"{name}, {circuit}, {batches * BATCH_SIZE:,} new sequences a row; whoever guesses pays 1 bit a bit")
-    print(f"{'':{width}}{'steps':>6}{'bits a sequence':>17}{'bits a bit':>12}{'without an error':>18}")
+    is_digits = isinstance(problem.batch(1, torch.Generator().manual_seed(0)), DigitBatch)
+    unit, guess = ("digit", f"{math.log2(BASE):.2f} bits") if is_digits else ("bit", "1 bit")
+    print(f"{name}, {circuit}, {batches * BATCH_SIZE:,} new sequences a row; whoever guesses pays {guess} a {unit}")
+    print(f"{'':{width}}{'steps':>6}{'bits a sequence':>17}{f'bits a {unit}':>14}{'without an error':>18}")
     for label, task in tasks.items():
         tested = dataclasses.replace(problem, task=task)
         values = tested.evaluate(network, BATCH_SIZE, generator, batches)
@@ -101,7 +105,7 @@ def _test_sequences(opened: Run, problem: SequenceProblem, network: nn.Module, o
         longest = int((batch.mask[..., 0] > 0).sum(0).argmax())
         traces[label] = trace(network, batch, longest)
         table[label] = {"steps": traces[label].num_steps, **values, "right": 1 - values["wrong"]}
-        bits = f"{values['bits']:>17.4g}{values['bits_per_bit']:>12.2g}"
+        bits = f"{values['bits']:>17.4g}{values['bits_per_bit']:>14.2g}"
         print(f"{label:{width}}{traces[label].num_steps:>6}{bits}{1 - values['wrong']:>17.1%}", flush=True)
     figures = {}
     for label, one in traces.items():

@@ -17,12 +17,14 @@ from typing import Any, Literal
 import torch
 
 from ..training import PRESETS, Run, TrainConfig, Trainer, default_setup, join_replicas, read_config, write_config
+from ..training.errors import RunError
 from ..training.presets import TASKS, problem_name
 from ..training.problems import RoutingProblem, SequenceProblem
 from ..training.replicas import Replicas
 from ..training.run import next_run
 from ..training.trainer import usable_device
 from ..training.watch import open_sinks
+from ..training.watch.visdom import PORT
 from . import parsing
 from .errors import UserError
 from .parsing import PROGRAM
@@ -43,7 +45,9 @@ class Options:
         resume: the folder of a run to go on with; options of the training may be changed then
         out: the folder of the run, new or empty; by default runs/TASK-1, or with the next number
         devices: how many processes train together, each with its part of every batch
+        write_config: a file, .yaml or .json, that gets all options, and nothing is trained
         visdom: draw curves on the Visdom server of this machine
+        visdom_port: of that server
         progress: show a progress bar
     """
 
@@ -54,7 +58,9 @@ class Options:
     resume: Path | None = None
     out: Path | None = None
     devices: int = 1
+    write_config: Path | None = None
     visdom: bool = False
+    visdom_port: int = PORT
     progress: bool = True
 
 
@@ -78,7 +84,9 @@ def parse(arguments: Sequence[str]) -> Options:
         problem, train = run.problem, run.config
     elif found.config:
         problem, train = read_config(found.config)
-    elif found.preset in PRESETS:
+    elif found.preset:
+        if found.preset not in PRESETS:
+            raise UserError(f"unknown preset {found.preset}: use {' or '.join(PRESETS)}", exit_code=2)
         problem, train = PRESETS[found.preset]
     elif task in TASKS:
         problem, train = default_setup(task)
@@ -97,17 +105,31 @@ def run(options: Options) -> int:
     if options.devices < 1:
         raise UserError(f"devices must be at least 1, got {options.devices}", exit_code=2)
     usable_device(options.train.device)
+    if options.write_config is not None:
+        return _write_config(options.write_config, options)
     started_by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     if options.devices > 1 and not started_by_torchrun:
         return _launch(_open_run(options), options)
     replicas = join_replicas(options.train.device)
     with _of_torchrun(replicas):
-        folder = _first_opens(options, replicas)
-        _train(folder, options, replicas)
+        run = _first_opens(options, replicas)
+        try:
+            _train(run, options, replicas)
+        finally:
+            run.unlock()
     if started_by_torchrun:  # at the interpreter's shutdown, threads of torch.distributed now and then abort the process
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+    return 0
+
+
+def _write_config(path: Path, options: Options) -> int:
+    try:
+        write_config(path, options.problem, options.train)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; give another file with --write-config") from None
+    print(f"{path}: all options; {PROGRAM} train --config {path} trains with them")
     return 0
 
 
@@ -117,7 +139,9 @@ def _open_run(options: Options) -> Run:
         Trainer(options.problem, options.train)  # raises what is wrong with them before there is a folder
         folder = options.out or next_run("runs", problem_name(options.problem))
         threads = options.train.threads or max(1, torch.get_num_threads() // options.devices)
-        return Run.create(folder, options.problem, dataclasses.replace(options.train, threads=threads))
+        run = Run.create(folder, options.problem, dataclasses.replace(options.train, threads=threads))
+        run.lock()
+        return run
     if options.out is not None:
         raise UserError("--out cannot be given with --resume, which goes on in the folder of the run", exit_code=2)
     before = Run.open(options.resume)
@@ -126,9 +150,15 @@ def _open_run(options: Options) -> Run:
     for name in FIXED:
         if getattr(options.train, name) != getattr(before.config, name):
             raise UserError(f"--resume cannot change {name}: train a new run, perhaps with --init", exit_code=2)
+    run = Run(before.path, options.problem, options.train)
+    run.lock()
     if options.train != before.config:
-        write_config(before.path / "config.yaml", options.problem, options.train)
-    return Run(before.path, options.problem, options.train)
+        try:
+            write_config(run.path / "config.yaml", options.problem, options.train)
+        except OSError as error:
+            run.unlock()
+            raise RunError(f"cannot write to {run.path}: {error.strerror}; it stays as it was") from None
+    return run
 
 
 def _train(run: Run, options: Options, replicas: Replicas) -> None:
@@ -136,8 +166,12 @@ def _train(run: Run, options: Options, replicas: Replicas) -> None:
     if replicas.rank:
         trainer.fit()
         return
-    total, batch_size = run.config.steps, run.config.batch_size
-    trainer.sinks = open_sinks(run, total, trainer.step, batch_size, visdom=options.visdom, progress=options.progress)
+    total, batch_size, began = run.config.steps, run.config.batch_size, trainer.step
+    shown = {"visdom": options.visdom, "visdom_port": options.visdom_port, "progress": options.progress}
+    try:
+        trainer.sinks = open_sinks(run, total, trainer.step, batch_size, **shown)  # type: ignore[arg-type]
+    except OSError as error:
+        raise RunError(f"cannot write to {run.path}: {error.strerror}; it stays as it was") from None
     threading.excepthook = _in_thread
     try:
         for sink in trainer.sinks:
@@ -149,6 +183,8 @@ def _train(run: Run, options: Options, replicas: Replicas) -> None:
         for sink in trainer.sinks:
             with contextlib.suppress(OSError):  # it was told of already
                 sink.close()
+    if trainer.step == began:
+        print(f"{run.path} had all its {began} steps before; a larger --steps trains on")
     results = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
     print(f"{run.path}: {trainer.step} steps; evaluation: {results}")
     print(f"Next: {PROGRAM} test {run.path}")
@@ -179,7 +215,9 @@ def _launch(run: Run, options: Options) -> int:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
     )
-    more = ["--visdom"] * options.visdom + ["--no-progress"] * (not options.progress)
+    run.unlock()  # for the first process
+    more = ["--visdom", "--visdom-port", str(options.visdom_port)] if options.visdom else []
+    more += ["--no-progress"] * (not options.progress)
     arguments = ["-m", "routing_ext", "train", "--resume", str(run.path), "--devices", str(options.devices), *more]
     try:
         elastic_launch(config, sys.executable)(*arguments)

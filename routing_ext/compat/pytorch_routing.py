@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from .. import routing as r
-from ..routing.decisions.gradient import GumbelSoftmaxSampling
+from ..routing.decisions.gradient import GumbelSoftmaxSampling, entropy, make_samples
 from ..routing.policies import ApproxPolicyStorage, TabularPolicyStorage
 from ..routing.recurrent import RoutingGRUCell, RoutingLSTMCell, RoutingRNNCellBase
 
@@ -69,7 +69,7 @@ MODULES: Mapping[str, tuple[Any, ...]] = {
     "DecisionLayers.Others.GumbelSoftmax": (r.GumbelSoftmax, GumbelSoftmaxSampling),
     "DecisionLayers.Others.PassThrough": (r.PassThrough,),
     "DecisionLayers.Others.PerTaskAssignment": (r.PerTaskAssignment,),
-    "DecisionLayers.Others.RELAX": (r.RELAX,),
+    "DecisionLayers.Others.RELAX": (r.RELAX, entropy, make_samples),
     "DecisionLayers.ReinforcementLearning": (),
     "DecisionLayers.ReinforcementLearning.AAC": (r.AAC, r.BootstrapAAC, r.EGreedyAAC),
     "DecisionLayers.ReinforcementLearning.ActorCritic": (r.ActorCritic,),

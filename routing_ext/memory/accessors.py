@@ -12,8 +12,8 @@ from .._states import DncState, NtmState
 from ..ops import dnc_access, ntm_access
 from .external_memory import External2DMemory
 from .heads import DynamicReadHead, DynamicWriteHead, Head, StaticReadHead, StaticWriteHead
-from .options import OF_DNC, dnc_options, read_options
-from .sequence_state import PartModule, SequenceState, StateTensor
+from .options import OF_DNC, OF_STEP, dnc_options, read_options
+from .sequence_state import PartModule, SequenceState, StateTensor, check_shape
 
 
 class Accessor(PartModule):
@@ -27,7 +27,7 @@ class Accessor(PartModule):
         args: an object with the attributes below and, optionally, write_head_params, read_head_params and memory_params with
             more attributes of the parts; or None.
         options: hidden_dim (H), num_write_heads (V), num_read_heads (R), mem_hei (N), mem_wid (W); batch_size, dtype,
-            num_allowed_shifts, usage, allocation, temperature.
+            num_allowed_shifts, usage, allocation, temperature, erase_freed.
     """
 
     _WriteHead: ClassVar[type[Head]]
@@ -40,7 +40,7 @@ class Accessor(PartModule):
             args,
             options,
             ("hidden_dim", "num_write_heads", "num_read_heads", "mem_hei", "mem_wid"),
-            {"batch_size": None, "num_allowed_shifts": None, "dtype": None, **OF_DNC},
+            {"batch_size": None, "num_allowed_shifts": None, "dtype": None, **OF_STEP},
         )
         self.batch_size: int | None = read["batch_size"]
         self.hidden_dim: int = read["hidden_dim"]
@@ -88,10 +88,10 @@ class Accessor(PartModule):
 
     def forward(self, hidden_vb: Tensor) -> Tensor:
         """One step on its own: the read vectors ``[B,R,W]`` from the controller's hidden state ``[B,H]``."""
-        hidden = hidden_vb.reshape(-1, self.hidden_dim)
+        check_shape(f"{type(self).__name__}: hidden_vb", hidden_vb, (-1, self.hidden_dim))
         linears = self._linears()
         weight, bias = torch.cat([x.weight for x in linears]), torch.cat([x.bias for x in linears])
-        state = self._access(F.linear(hidden, weight, bias), hidden.size(0))
+        state = self._access(F.linear(hidden_vb, weight, bias), hidden_vb.size(0))
         self._state.update({field: getattr(state, field) for field in self._owned})
         return state.read_vectors
 

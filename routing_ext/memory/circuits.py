@@ -11,11 +11,12 @@ from .._C import values_at
 from .._memory_options import numbers
 from .._states import DncState, NtmState, State
 from ..ops import dnc_sequence, ntm_sequence
+from ..ops.memory_sequence import at_least_float
 from ..ops.memory_step import MemoryRun, Network, pack_weights
 from .accessors import Accessor, DynamicAccessor, StaticAccessor
 from .controllers import LSTMController
-from .options import OF_DNC, dnc_options, read_options
-from .sequence_state import PartModule, SequenceState, StateTensor
+from .options import OF_STEP, dnc_options, read_options
+from .sequence_state import PartModule, SequenceState, StateTensor, check_shape
 
 
 class _Places(NamedTuple):
@@ -55,7 +56,7 @@ class Circuit(PartModule, Generic[State]):
             args,
             options,
             ("input_dim", "output_dim", "hidden_dim", *of_memory),
-            {"batch_size": None, "clip_value": 20.0, "num_allowed_shifts": None, "dtype": None, **OF_DNC},
+            {"batch_size": None, "clip_value": 20.0, "num_allowed_shifts": None, "dtype": None, **OF_STEP},
         )
         self.batch_size: int | None = read["batch_size"]
         self.input_dim: int = read["input_dim"]
@@ -76,7 +77,7 @@ class Circuit(PartModule, Generic[State]):
         self.accessor = self._Accessor(
             getattr(args, "accessor_params", None),
             **common,
-            **{name: read[name] for name in (*of_memory, "num_allowed_shifts", *OF_DNC)},
+            **{name: read[name] for name in (*of_memory, "num_allowed_shifts", *OF_STEP)},
         )
         self.hid_to_out = nn.Linear(self.hidden_dim + self.read_vec_dim, self.output_dim)
         self._sizes = self.accessor._sizes
@@ -97,7 +98,15 @@ class Circuit(PartModule, Generic[State]):
 
     @state.setter
     def state(self, value: State) -> None:
+        self._check_state(value, f"{type(self).__name__}: state", -1)
         self._state.update(value._asdict())
+
+    def _check_state(self, state: State, what: str, batch: int) -> None:
+        """-1: a batch of any size."""
+        if not isinstance(state, self._State):
+            raise TypeError(f"{what} must be of type {self._State.__name__}, got {type(state).__name__}")
+        for field, value in state._asdict().items():
+            check_shape(f"{what}.{field}", value, self._shape(field, batch))
 
     def initial_state(
         self, batch: int, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
@@ -111,20 +120,22 @@ class Circuit(PartModule, Generic[State]):
         """The next step of the sequence under way, which ``_reset_states()`` begins.
 
         Args:
-            input_vb: ``[B,I]`` or ``[1,B,I]``.
+            input_vb: ``[B,I]``, or with more dimensions of size 1 as in ``[1,B,I]``.
 
         Returns:
             ``[1,B,O]``.
 
         Raises:
-            ValueError: the input has another width, or within a sequence another batch.
+            TypeError: the parameters are neither float32 nor float64.
+            ValueError: the input has another width or is a sequence, or within a sequence it has another batch.
         """
-        if input_vb.dim() == 0 or input_vb.size(-1) != self.input_dim:
+        *batch, width = input_vb.shape or (0,)
+        if width != self.input_dim or (len(batch) > 1 and sum(n != 1 for n in batch) > 1):
             raise ValueError(f"{type(self).__name__}: input_vb must be [B, {self.input_dim}], got {list(input_vb.shape)}")
-        x = input_vb if input_vb.dim() == 2 else input_vb.reshape(-1, self.input_dim)
+        x = input_vb if len(batch) == 1 else input_vb.reshape(-1, width)
         weights, run = self._weights(), self._state.run
-        if torch.is_autocast_enabled(x.device.type):
-            x = x.to(weights[0].dtype)
+        if not x.is_meta and torch.is_autocast_enabled(x.device.type):
+            x, weights = at_least_float(x), [at_least_float(w) for w in weights]
         y: Tensor | None = None
         if run is not None:
             self._check_batch(run.network.sizes["B"], x.size(0))
@@ -136,9 +147,11 @@ class Circuit(PartModule, Generic[State]):
 
     def _begin(self, batch: int, weights: list[Tensor]) -> MemoryRun:
         """A run that goes on from the present state."""
+        if weights[0].dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"{type(self).__name__}: parameters must be float32 or float64, got {weights[0].dtype}")
         state = None if self._state.is_initial() else self._current(self._State, batch)
-        network = self._network(batch, weights[0].dtype)
-        if self._packed is None or not self._packed.are_of(weights):
+        network = self._network(batch, weights[0])
+        if self._packed is None or not self._packed.have_values_of(weights):
             self._packed = pack_weights(network, weights)
         run = self._state.run = MemoryRun(network, self._packed, state, expected_steps=self._state.steps)
         return run
@@ -154,16 +167,14 @@ class Circuit(PartModule, Generic[State]):
             ``(y [T,B,O], state)``; the state is that after the last step.
 
         Raises:
+            TypeError: the state is none of such a circuit.
             ValueError: x is of another shape, or the state of another batch.
         """
-        name = type(self).__name__
+        name = f"{type(self).__name__}.unroll"
         if x.dim() != 3 or x.size(-1) != self.input_dim:
-            raise ValueError(f"{name}.unroll: x must be [T, B, {self.input_dim}], got {list(x.shape)}")
-        for field, value in () if state is None else state._asdict().items():
-            if value.shape != self._shape(field, x.size(1)):
-                raise ValueError(
-                    f"{name}.unroll: state.{field} must be {list(self._shape(field, x.size(1)))}, got {list(value.shape)}"
-                )
+            raise ValueError(f"{name}: x must be [T, B, {self.input_dim}], got {list(x.shape)}")
+        if state is not None:
+            self._check_state(state, f"{name}: state", x.size(1))
         return self._sequence(x, state)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -184,13 +195,16 @@ class Circuit(PartModule, Generic[State]):
     def _named_weights(self) -> list[Tensor]:
         """The same by the names of the modules, which takes longer than a step of a small network."""
         linears = [*self.accessor._linears(), self.hid_to_out]
-        return self.controller._weights() + [t for linear in linears for t in (linear.weight, linear.bias)]
+        weights = self.controller._weights() + [t for linear in linears for t in (linear.weight, linear.bias)]
+        if any(t is None for t in weights):
+            raise TypeError(f"{type(self).__name__}: all linear maps must have a bias, got one without")
+        return weights
 
-    def _network(self, batch: int, dtype: torch.dtype) -> Network:
-        """What :class:`MemoryRun` is told of this circuit."""
+    def _network(self, batch: int, like: Tensor) -> Network:
+        """What :class:`MemoryRun` is told of this circuit. `like`: a parameter."""
         shifts = self.accessor.write_heads.num_allowed_shifts if self._model == "ntm" else 0
         sizes = {**self._sizes, "B": batch, "I": self.input_dim, "O": self.output_dim, "S": shifts}
-        return Network(self._model, numbers(self.options), sizes, dtype, self.clip_value)
+        return Network(self._model, numbers(self.options), sizes, like.dtype, like.device, self.clip_value)
 
     def _sequence(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
         raise NotImplementedError
@@ -219,7 +233,7 @@ class DNCCircuit(Circuit[DncState]):
         mem_wid: W, elements of a location.
         batch_size: of the state that the attributes show before the first step. Sequences can have any batch.
         clip_value: hidden state and output, before its logistic function, are clipped to +-clip_value; 20 by default.
-        usage, allocation, temperature: see :class:`DncOptions`.
+        usage, allocation, temperature, erase_freed: see :class:`DncOptions`.
         dtype: a dtype, or a tensor type such as ``torch.DoubleTensor``.
     """
 
@@ -236,8 +250,8 @@ class DNCCircuit(Circuit[DncState]):
 class NTMCircuit(Circuit[NtmState]):
     """A neural Turing machine (Graves et al., 2014); a drop-in for ``core.circuits.ntm_circuit.NTMCircuit``.
 
-    As :class:`DNCCircuit`, with the same arguments (`usage` and `allocation` have no meaning) and num_allowed_shifts (S), 3 by
-    default. Its state, an :class:`NtmState`, has no usage, link and precedence.
+    As :class:`DNCCircuit`, with the same arguments (`usage`, `allocation` and `erase_freed` have no meaning) and
+    num_allowed_shifts (S), 3 by default. Its state, an :class:`NtmState`, has no usage, link and precedence.
     """
 
     _State = NtmState

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .options import read_options
-from .sequence_state import PartModule, SequenceState, StateTensor
+from .sequence_state import PartModule, SequenceState, StateTensor, check_shape
 
 
 class Controller(PartModule):
@@ -74,7 +74,10 @@ class LSTMController(Controller):
 
     def forward(self, input_vb: Tensor, read_vec_vb: Tensor) -> Tensor:
         """One step on its own: hidden ``[B,H]`` from the input ``[B,I]`` and the read vectors ``[B,R*W]`` or ``[B,R,W]``."""
-        x = torch.cat([input_vb.reshape(-1, self.input_dim), read_vec_vb.reshape(-1, self.read_vec_dim)], 1)
-        hidden, cell = self.in_2_hid(x, (self._field("hidden", x.size(0)), self._field("cell", x.size(0))))
+        rows, read_vectors = input_vb.flatten(0, -2), read_vec_vb.flatten(1)
+        check_shape(f"{type(self).__name__}: input_vb", rows, (-1, self.input_dim))
+        check_shape(f"{type(self).__name__}: read_vec_vb", read_vectors, (len(rows), self.read_vec_dim))
+        x = torch.cat([rows, read_vectors], 1)
+        hidden, cell = self.in_2_hid(x, (self._field("hidden", len(rows)), self._field("cell", len(rows))))
         self.lstm_hidden_vb = hidden.clamp(-self.clip_value, self.clip_value), cell
         return self.lstm_hidden_vb[0]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from .._states import DncState
-from ..ops import dnc_access, dnc_access_sequence
+from ..ops import dnc_access, dnc_access_sequence, dnc_sequence
+from ..ops.recurrent import recurrent
 from .packed import packed_like
 
 Controller = Tensor | tuple[Tensor, Tensor]
@@ -43,6 +45,56 @@ _PARTS = (
 )
 _ORDER = [2, 3, 7, 8, 4, 5, 0, 1, 6, 9]
 _OPTIONS: dict[str, Any] = {"usage": "package", "cosine": "plain"}
+
+
+class Recurrent(nn.RNNBase):
+    """``nn.LSTM``, ``nn.GRU`` or ``nn.RNN``, with their parameters, for sequences ``[T,B,I]``.
+
+    Compilers refuse those. This takes its weights from its attributes, so that parametrized ones count, too.
+
+    Args:
+        mode: ``"LSTM"``, ``"GRU"``, ``"RNN_TANH"`` or ``"RNN_RELU"``.
+        input_size: I.
+        hidden_size: H.
+        options: of ``nn.RNNBase``.
+    """
+
+    def forward(self, input: Tensor | PackedSequence, hx: Controller, num_layers: int | None = None) -> Any:
+        """``(output, state)``, the state as of ``nn.LSTM`` if it is one, else a tensor; of the first `num_layers` layers."""
+        num_layers = self.num_layers if num_layers is None else num_layers
+        state = list(hx) if isinstance(hx, tuple) else [hx]
+        of_layers = [self.weights(layer) for layer in range(num_layers)]
+        if torch.compiler.is_compiling() and isinstance(input, Tensor):
+            y, after = self._layer_by_layer(input, state, of_layers)
+            return y, self._joined(after)
+        function: Any = getattr(torch, self.mode.lower())
+        weights = [w for ws in of_layers for w in ws]
+        options = self.bias, num_layers, self.dropout, self.training, False
+        if isinstance(input, Tensor):
+            y, *after = function(input, self._joined(state), weights, *options, False)
+            return y, self._joined(after)
+        if input.sorted_indices is not None:
+            state = [t.index_select(1, input.sorted_indices) for t in state]
+        data, *after = function(input.data, input.batch_sizes, self._joined(state), weights, *options)
+        if input.unsorted_indices is not None:
+            after = [t.index_select(1, input.unsorted_indices) for t in after]
+        return input._replace(data=data), self._joined(after)
+
+    def weights(self, layer: int) -> list[Tensor]:
+        """Of the input, of the hidden state, and the biases if there are any."""
+        names = ["weight_ih", "weight_hh"] + (["bias_ih", "bias_hh"] if self.bias else [])
+        return [getattr(self, f"{name}_l{layer}") for name in names]
+
+    def _joined(self, state: list[Tensor]) -> Controller:
+        return (state[0], state[1]) if self.mode == "LSTM" else state[0]
+
+    def _layer_by_layer(self, x: Tensor, state: list[Tensor], of_layers: list[list[Tensor]]) -> tuple[Tensor, list[Tensor]]:
+        after = []
+        for layer, weights in enumerate(of_layers):
+            x = F.dropout(x, self.dropout, self.training) if layer else x
+            x, last = recurrent(self.mode.lower(), x, [t[layer : layer + 1] for t in state], weights)
+            after.append(last)
+        return x, [torch.cat(ts) for ts in zip(*after, strict=True)]
 
 
 class Memory(nn.Module):
@@ -99,18 +151,27 @@ class Memory(nn.Module):
 
     def interface(self, hidden: Tensor) -> Tensor:
         """``[...,IF]``, as the operators want it, from hidden states ``[...,H]``."""
+        weights, biases = self.parts()
+        return F.linear(hidden, torch.cat(weights), torch.cat(biases))
+
+    def parts(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Weights and biases of the parts of the interface, in the order of the operators."""
         linears = self._linears()
-        weights, biases = [linear.weight for linear in linears], [linear.bias for linear in linears]
+        weights: Sequence[Tensor] = [linear.weight for linear in linears]
+        biases: Sequence[Tensor] = [linear.bias for linear in linears]
         if not self.independent_linears:
             weights, biases = weights[0].split(self._widths), biases[0].split(self._widths)
-        return F.linear(hidden, torch.cat([weights[i] for i in _ORDER]), torch.cat([biases[i] for i in _ORDER]))
+        return [weights[i] for i in _ORDER], [biases[i] for i in _ORDER]
 
     def new(self, batch_size: int = 1) -> MemoryState:
         """The state before the first step: all zero."""
-        n, w, r = self.nr_cells, self.cell_size, self.read_heads
-        shapes = [(n, w), (1, n, n), (1, n), (r, n), (1, n), (n,)]
         like = self._linears()[0].weight
-        return {name: like.new_zeros(batch_size, *shape) for name, shape in zip(_FIELDS, shapes, strict=True)}
+        return {name: like.new_zeros(batch_size, *shape) for name, shape in self._shapes().items()}
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of one sample's state."""
+        n, w, r = self.nr_cells, self.cell_size, self.read_heads
+        return dict(zip(_FIELDS, [(n, w), (1, n, n), (1, n), (r, n), (1, n), (n,)], strict=True))
 
     def reset(self, batch_size: int = 1, hidden: Mapping[str, Tensor] | None = None, erase: bool = True) -> MemoryState:
         """A state to begin with: `hidden` itself, or a new one where there is none, or if it is to be erased."""
@@ -118,19 +179,25 @@ class Memory(nn.Module):
 
     def forward(self, ξ: Tensor, hidden: Mapping[str, Tensor]) -> tuple[Tensor, MemoryState]:
         """One step: read vectors ``[B,R,W]`` and the next state, from the controller's ``[B,H]``."""
-        read = hidden["memory"].new_empty(hidden["memory"].size(0), self.read_heads * self.cell_size)
+        self.check(hidden)
+        read = hidden["memory"].new_empty(hidden["memory"].size(0), self.read_heads, self.cell_size)
         state = dnc_access(self.interface(ξ), self._state(hidden, read), **_OPTIONS)
         return state.read_vectors, _dictionary(state)
 
-    def _state(self, hidden: Mapping[str, Tensor], read: Tensor) -> DncState:
-        for name, expected in self.new(0).items():
-            if name not in hidden or hidden[name].shape[1:] != expected.shape[1:]:
+    def check(self, hidden: Mapping[str, Tensor]) -> None:
+        """Whether it is a state of such a memory.
+
+        Raises:
+            ValueError: it is not.
+        """
+        for name, expected in self._shapes().items():
+            if name not in hidden or hidden[name].shape[1:] != expected:
                 found = list(hidden[name].shape) if name in hidden else "none"
-                shape = ", ".join(map(str, ["B", *expected.shape[1:]]))
+                shape = ", ".join(map(str, ["B", *expected]))
                 raise ValueError(f"Memory: hidden[{name!r}] must be [{shape}], got {found}")
-        memory = hidden["memory"]
-        none = memory.new_empty(memory.size(0), 0)
-        read = read.view(-1, self.read_heads, self.cell_size)
+
+    def _state(self, hidden: Mapping[str, Tensor], read: Tensor) -> DncState:
+        none = read.new_empty(read.size(0), 0)
         return DncState(**{ours: hidden[name] for name, ours in _FIELDS.items()}, hidden=none, cell=none, read_vectors=read)
 
 
@@ -143,8 +210,8 @@ class DNC(nn.Module):
 
     A layer is a recurrent network of `num_hidden_layers` layers, and a memory. Within a call the first layer sees the input
     and the read vectors that came with the state, not those of the last step; each other layer the hidden state and read
-    vectors of the one before it. Where a memory serves one layer, and without `debug`, the recurrent network and the memory
-    each go through the whole sequence in one call.
+    vectors of the one before it. Where a memory serves one layer, and without `debug`, a sequence is not taken step by step:
+    the last hidden layer of an LSTM and the memory are one call, other recurrent networks and the memory are two.
 
     Args:
         input_size: I, also of the output.
@@ -170,7 +237,7 @@ class DNC(nn.Module):
         bidirectional: must be False.
 
     Raises:
-        ValueError: no such `rnn_type`, or a bidirectional one.
+        ValueError: no such `rnn_type` or `nonlinearity`, or a bidirectional one.
     """
 
     def __init__(
@@ -201,6 +268,8 @@ class DNC(nn.Module):
         kind = rnn_type.lower()
         if kind not in ("lstm", "gru", "rnn"):
             raise ValueError(f'DNC: rnn_type must be "lstm", "gru" or "rnn", got {rnn_type!r}')
+        if kind == "rnn" and nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f'DNC: nonlinearity must be "tanh" or "relu", got {nonlinearity!r}')
         if bidirectional:
             raise ValueError("DNC: bidirectional must be False, got True")
         if gpu_id is not None:
@@ -227,13 +296,11 @@ class DNC(nn.Module):
         self.nn_output_size = hidden_size + self.read_vectors_size
         self._bare = gpu_id is not None
 
-        recurrent = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[kind]
+        mode = f"RNN_{nonlinearity.upper()}" if kind == "rnn" else kind.upper()
         options: dict[str, Any] = {"bias": bias, "dropout": dropout, "num_layers": num_hidden_layers, "device": device}
-        if kind == "rnn":
-            options["nonlinearity"] = nonlinearity
         for layer in range(num_layers):
             width = self.nn_output_size if layer else self.nn_input_size
-            self.add_module(f"{kind}_layer_{layer}", recurrent(width, hidden_size, **options))
+            self.add_module(f"{kind}_layer_{layer}", Recurrent(mode, width, hidden_size, **options))
             if not self.share_memory_between_layers:
                 self.add_module(f"rnn_layer_memory_{layer}", self._make_memory(device))
         if self.share_memory_between_layers:
@@ -247,7 +314,7 @@ class DNC(nn.Module):
         )
 
     @property
-    def rnns(self) -> list[nn.RNNBase]:
+    def rnns(self) -> list[Recurrent]:
         """The recurrent network of each layer."""
         return [getattr(self, f"{self.rnn_type}_layer_{layer}") for layer in range(self.num_layers)]
 
@@ -306,13 +373,12 @@ class DNC(nn.Module):
         controllers, memories, last_read = hx or (None, None, None)
         bare = isinstance(memories, Mapping) or (memories is None and self._bare)
         controllers = self._new_controllers(x.size(1)) if controllers is None else list(controllers)
-        states = self._states(x, memories, last_read, reset_experience)
+        states = self._states(x.size(1), memories, last_read, reset_experience)
         seen: dict[str, list[Any]] = {name: [] for name in _FIELDS}
         if self.debug or len(self.memories) < self.num_layers:
-            features = self._step_by_step(x, lengths, controllers, states, pass_through_memory, seen)
+            y = self.output(self._step_by_step(x, lengths, controllers, states, pass_through_memory, seen))
         else:
-            features = self._layer_by_layer(x, lengths, controllers, states, pass_through_memory)
-        y = self.output(features)
+            y = self._layer_by_layer(x, lengths, controllers, states, pass_through_memory)
         output: Tensor | PackedSequence = y.transpose(0, 1) if self.batch_first else y
         if isinstance(input_data, PackedSequence) and lengths is not None:
             output = packed_like(input_data, y, lengths)
@@ -326,45 +392,123 @@ class DNC(nn.Module):
         nn.init.xavier_uniform_(h)
         return [(h, h) if self.rnn_type == "lstm" else h for _ in range(self.num_layers)]
 
-    def _states(self, x: Tensor, memories: Any, last_read: Tensor | None, erase: bool) -> list[DncState]:
-        """Of each memory, from what the caller gave."""
-        batch, n = x.size(1), len(self.memories)
+    def _states(self, batch: int, memories: Any, last_read: Tensor | None, erase: bool) -> list[DncState]:
+        """Of each memory, from what the caller gave. What there is none of, is None, and stands for zeros."""
+        n = len(self.memories)
         given = [memories] if memories is None or isinstance(memories, Mapping) else list(memories)
         given = given * n if given == [None] else given
         if len(given) != n:
             raise ValueError(f"DNC: hx must have {n} memories, got {len(given)}")
-        if last_read is None:
-            last_read = self.output.weight.new_zeros(batch, self.read_vectors_size)
-        return [m._state(m.reset(batch, g, erase), last_read) for m, g in zip(self.memories, given, strict=True)]
+        read = None if last_read is None else last_read.view(batch, self.read_heads, self.cell_size)
+        none: dict[str, Any] = dict.fromkeys(DncState._fields)
+        states = []
+        for memory, state in zip(self.memories, given, strict=True):
+            if state is not None:
+                memory.check(state)
+            fields = none if state is None or erase else {ours: state[name] for name, ours in _FIELDS.items()}
+            states.append(DncState(**{**none, **fields, "read_vectors": read}))
+        return states
+
+    def _whole(self, states: list[DncState], batch: int) -> None:
+        """Puts zeros where there is None."""
+        read = self.output.weight.new_zeros(batch, self.read_heads, self.cell_size)
+        for i, (memory, state) in enumerate(zip(self.memories, states, strict=True)):
+            hidden = memory.new(batch) if state.memory is None else _dictionary(state)
+            states[i] = memory._state(hidden, read if state.read_vectors is None else state.read_vectors)
 
     def _control(self, layer: int, x: Tensor, lengths: Tensor | None, state: Controller) -> tuple[Tensor, Controller]:
         """The clipped outputs ``[T,B,H]`` of a layer's recurrent network, and its state."""
-        rnn, steps = self.rnns[layer], x.size(0)
-        if steps == 0:
+        y, state = self._recurrent(self.rnns[layer], x, lengths, state, self.num_hidden_layers)
+        return (y.clamp(-self.clip, self.clip) if self.clip else y), state
+
+    def _recurrent(
+        self, rnn: Recurrent, x: Tensor, lengths: Tensor | None, state: Controller, num_layers: int
+    ) -> tuple[Tensor, Any]:
+        """Output ``[T,B,H]`` and state of its first layers."""
+        if x.size(0) == 0:
             return x.new_empty(0, x.size(1), self.hidden_size), state
         with _in_full_precision(x.device.type):
             x = x.to(self.output.weight.dtype)
             if lengths is None:
-                y, state = rnn(x, state)
-            else:
-                packed, state = rnn(pack_padded_sequence(x, lengths, enforce_sorted=False), state)
-                y, _ = pad_packed_sequence(packed, total_length=steps)
-        return (y.clamp(-self.clip, self.clip) if self.clip else y), state
+                return rnn(x, state, num_layers)  # type: ignore[no-any-return]
+            packed, state = rnn(pack_padded_sequence(x, lengths, enforce_sorted=False), state, num_layers)
+            return pad_packed_sequence(packed, total_length=x.size(0))[0], state
 
     def _layer_by_layer(
-        self, x: Tensor, lengths: Tensor | None, controllers: list[Controller], states: list[DncState], through: bool
+        self,
+        x: Tensor,
+        lengths: Tensor | None,
+        controllers: list[Controller],
+        states: list[DncState],
+        through: bool,
     ) -> Tensor:
-        """Hidden states and read vectors ``[T,B,H+R*W]`` of the last layer; the states after it replace those in the lists."""
-        features = _with(x, states[-1].read_vectors.expand(x.size(0), -1, -1, -1))
+        """The output ``[T,B,I]``; the states after it replace those in the lists."""
+        last, fused = self.num_layers - 1, through and self._is_one_operator()
+        if not fused:
+            self._whole(states, x.size(1))
+        first = states[-1].read_vectors
+        if first is not None:
+            x = _with(x, first.expand(x.size(0), -1, -1, -1))
+        elif self.num_hidden_layers > 1:
+            x = F.pad(x, (0, self.read_vectors_size))
         for layer in range(self.num_layers):
-            hidden, controllers[layer] = self._control(layer, features, lengths, controllers[layer])
+            if fused:
+                ends = layer == last and self._has_plain_output(x)
+                x, controllers[layer], states[layer] = self._sequence(
+                    layer, x, lengths, controllers[layer], states[layer], ends
+                )
+                if ends:
+                    return x
+                continue
+            hidden, controllers[layer] = self._control(layer, x, lengths, controllers[layer])
             if through:
                 interface = self.memories[layer].interface(hidden)
-                reads, states[layer] = dnc_access_sequence(interface, states[layer], lengths=lengths, **_OPTIONS)
+                reads, states[layer] = dnc_access_sequence(interface, states[layer], lengths=_at(lengths, x), **_OPTIONS)
             else:
                 reads = hidden.new_zeros(*hidden.shape[:2], self.read_heads, self.cell_size)
-            features = _with(hidden, reads)
-        return features
+            x = _with(hidden, reads)
+        return self.output(x)  # type: ignore[no-any-return]
+
+    def _is_one_operator(self) -> bool:
+        """Whether of each layer the last hidden layer and the memory are: an LSTM whose outputs, below 1, are not clipped."""
+        return self.rnn_type == "lstm" and (self.clip == 0 or self.clip >= 1)
+
+    def _has_plain_output(self, x: Tensor) -> bool:
+        """Whether the output layer can be a part of the operator. Under autocast it has an output in low precision."""
+        is_autocast = not x.is_meta and torch.is_autocast_enabled(x.device.type)
+        return isinstance(self.output, nn.Linear) and self.output.bias is not None and not is_autocast
+
+    def _sequence(
+        self, layer: int, x: Tensor, lengths: Tensor | None, controller: Controller, state: DncState, ends: bool
+    ) -> tuple[Tensor, Controller, DncState]:
+        """A layer, the last hidden layer and the memory in one call, and if it `ends` the output layer, too.
+
+        The operator's controller hears what was read at the last step. This one does not: it has zeros as weights for that.
+        x may be without the read vectors that the first layer hears, if they are zero.
+        """
+        rnn, (h, c), below = self.rnns[layer], controller, self.num_hidden_layers - 1
+        if below:
+            x, (h_below, c_below) = self._recurrent(rnn, x, lengths, (h[:below], c[:below]), below)
+            x = F.dropout(x, rnn.dropout, rnn.training)
+        w_ih, w_hh, *biases = rnn.weights(below)
+        if not biases:
+            biases = [w_ih.new_zeros(w_ih.size(0))] * 2
+        w_ih = F.pad(w_ih[:, : x.size(2)], (0, self.read_vectors_size))
+        of_interface = [t for part in zip(*self.memories[layer].parts(), strict=True) for t in part]
+        of_output = [self.output.weight, self.output.bias] if ends else []
+        y, after = dnc_sequence(
+            x,
+            [w_ih, w_hh, *biases, *of_interface, *of_output],
+            state._replace(hidden=h[below], cell=c[below]),
+            num_locations=self.nr_cells,
+            clip_value=math.inf,
+            output="linear",
+            initial="zeros",
+            lengths=_at(lengths, x),
+            **_OPTIONS,
+        )
+        h, c = after.hidden.unsqueeze(0), after.cell.unsqueeze(0)
+        return y, (torch.cat([h_below, h]), torch.cat([c_below, c])) if below else (h, c), after
 
     def _step_by_step(
         self,
@@ -376,6 +520,7 @@ class DNC(nn.Module):
         seen: dict[str, list[Any]],
     ) -> Tensor:
         """As :meth:`_layer_by_layer`, where layers take turns at a memory, or where each step is to be seen."""
+        self._whole(states, x.size(1))
         features = _with(x, states[-1].read_vectors.expand(x.size(0), -1, -1, -1))
         first, controllers[0] = self._control(0, features, lengths, controllers[0])
         outputs = [first.new_empty(0, first.size(1), self.nn_output_size)]
@@ -402,6 +547,10 @@ def _in_full_precision(device_type: str) -> AbstractContextManager[Any]:
     """Not under autocast: on CPUs torch does not have all recurrent networks in low precision."""
     is_autocast = device_type != "meta" and torch.is_autocast_enabled(device_type)
     return torch.autocast(device_type, enabled=False) if is_autocast else nullcontext()
+
+
+def _at(lengths: Tensor | None, x: Tensor) -> Tensor | None:
+    return None if lengths is None else lengths.to(x.device)
 
 
 def _with(x: Tensor, read_vectors: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from ..ops import (
     ntm_location,
 )
 from .options import OF_DNC, dnc_options, read_options
-from .sequence_state import PartModule, SequenceState, StateTensor
+from .sequence_state import PartModule, SequenceState, StateTensor, check_shape
 from .visual import Heatmap
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -101,6 +101,14 @@ class Head(PartModule):
             part: value.squeeze(-1) if part.endswith(("beta", "gate", "gamma")) else value for part, value in values.items()
         }
 
+    def _check(self, hidden_vb: Tensor, **others: Tensor) -> None:
+        """Raises unless these arguments are of the sizes of the heads."""
+        name, n = type(self).__name__, self.mem_hei
+        shapes = {"memory_vb": (n, self.mem_wid), "usage_vb": (n,), "link_vb": (self.num_read_modes // 2, n, n)}
+        check_shape(f"{name}: hidden_vb", hidden_vb, (-1, self.hidden_dim))
+        for argument, value in others.items():
+            check_shape(f"{name}: {argument}", value, (hidden_vb.size(0), *shapes[argument]))
+
     def visual(self) -> None:
         """Draws the weights of the first sample, if `visualize`."""
         self._heatmap.draw(self._field(self._owned[0])[0].mT)
@@ -147,14 +155,18 @@ class DynamicWriteHead(DynamicHead, _WriteHead):
 
         Returns:
             The memory ``[B,N,W]``.
+
+        Raises:
+            ValueError: wrong shape.
         """
+        self._check(hidden_vb, memory_vb=memory_vb, usage_vb=usage_vb)
         x = self._interface(hidden_vb)
-        paper = self.usage == "paper"
-        gates = x["write_gate"] * x["alloc_gate"] if paper else x["write_gate"]
+        is_carried = self.usage == "reference"
+        gates = x["write_gate"] if is_carried else x["write_gate"] * x["alloc_gate"]
         allocation, usage = dnc_allocation(
             usage_vb.clone(), gates, mode=self.options.allocation, temperature=self.options.temperature
         )
-        if not paper:
+        if is_carried:
             usage_vb.copy_(usage)
         by_content = content_weights(x["key"], x["beta"], memory_vb)
         weights = x["write_gate"].unsqueeze(-1) * by_content.lerp(allocation, x["alloc_gate"].unsqueeze(-1))
@@ -185,12 +197,16 @@ class DynamicReadHead(DynamicHead, _ReadHead):
         Args:
             hidden_vb: ``[B,H]``.
             memory_vb: ``[B,N,W]``.
-            link_vb: ``[B,V,N,N]``.
+            link_vb: ``[B,V,N,N]``; its diagonal, which is zero in every state, counts as zero.
             num_write_heads: V, which the link tells as well.
 
         Returns:
             The read vectors ``[B,R,W]``.
+
+        Raises:
+            ValueError: wrong shape.
         """
+        self._check(hidden_vb, memory_vb=memory_vb, link_vb=link_vb)
         x = self._interface(hidden_vb)
         previous = self._field("read_weights", link_vb.size(0))
         unwritten = link_vb.new_zeros(link_vb.shape[:3])
@@ -214,13 +230,14 @@ class StaticHead(Head):
     def _widths(self) -> dict[str, int]:
         return {"key": self.mem_wid, "beta": 1, "gate": 1, "shift": self.num_allowed_shifts, "gamma": 1}
 
-    def _address(self, x: Mapping[str, Tensor], memory: Tensor) -> Tensor:
-        """The weights ``[B,heads,N]``, which become the state's."""
-        previous = self._field(self._owned[0], memory.size(0))
+    def _address(self, hidden: Tensor, memory: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
+        """The interface, and the weights ``[B,heads,N]``, which become the state's."""
+        self._check(hidden, memory_vb=memory)
+        x, previous = self._interface(hidden), self._field(self._owned[0], memory.size(0))
         content = content_weights(x["key"], x["beta"], memory)
         weights = ntm_location(content, x["gate"], x["shift"], x["gamma"], previous)
         self._state.update({self._owned[0]: weights})
-        return weights
+        return x, weights
 
 
 class StaticWriteHead(StaticHead, _WriteHead):
@@ -231,8 +248,8 @@ class StaticWriteHead(StaticHead, _WriteHead):
 
     def forward(self, hidden_vb: Tensor, memory_vb: Tensor) -> Tensor:
         """One step on its own: the memory ``[B,N,W]`` after writing to it, from the hidden state ``[B,H]``."""
-        x = self._interface(hidden_vb)
-        return memory_write(memory_vb, self._address(x, memory_vb), x["erase"], x["add"])
+        x, weights = self._address(hidden_vb, memory_vb)
+        return memory_write(memory_vb, weights, x["erase"], x["add"])
 
 
 class StaticReadHead(StaticHead, _ReadHead):
@@ -240,4 +257,5 @@ class StaticReadHead(StaticHead, _ReadHead):
 
     def forward(self, hidden_vb: Tensor, memory_vb: Tensor) -> Tensor:
         """One step on its own: the read vectors ``[B,R,W]`` from the hidden state ``[B,H]`` and the memory ``[B,N,W]``."""
-        return memory_read(memory_vb, self._address(self._interface(hidden_vb), memory_vb))
+        _, weights = self._address(hidden_vb, memory_vb)
+        return memory_read(memory_vb, weights)

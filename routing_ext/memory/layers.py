@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from .._memory_options import DncOptions
-from .._states import SHAPES, DncState, NtmState, State
+from .._memory_options import DncOptions, check_choice
+from .._states import SHAPES, DncState, NtmState, State, choose, initial_like
 from ..ops import dnc_access, dnc_sequence, ntm_access, ntm_sequence
 from .packed import packed_like
 
@@ -28,6 +28,8 @@ class Cell(nn.Module):
         hidden_size: H.
         parts: widths of the parts of the interface, in the order of the operators.
         bias: of an LSTM and the interface.
+        layer_norm: of the whole interface, before its activations. It takes single steps: the operators of whole sequences
+            have a linear interface.
         factory: device and dtype.
     """
 
@@ -38,26 +40,36 @@ class Cell(nn.Module):
         hidden_size: int,
         parts: Sequence[int],
         bias: bool,
+        layer_norm: bool,
         factory: dict[str, Any],
     ) -> None:
         super().__init__()
-        self.is_fused = controller is None
+        self.is_fused = controller is None and not layer_norm
         self.controller: Any = nn.LSTMCell(input_size, hidden_size, bias, **factory) if controller is None else controller
         self.interface = nn.Linear(hidden_size, sum(parts), bias, **factory)
+        self.norm = nn.LayerNorm(sum(parts), eps=1e-6, **factory) if layer_norm else None
         self._parts = list(parts)
 
     def weights(self) -> list[Tensor]:
         """In the order of the operators, without an output layer."""
-        assert isinstance(self.controller, nn.LSTMCell)
         controller, interface = self.controller, self.interface
-        of_controller: list[Tensor] = [controller.weight_ih, controller.weight_hh, controller.bias_ih, controller.bias_hh]
-        bias: Tensor = interface.bias
-        if not controller.bias:
-            zeros = interface.weight.new_zeros(max(controller.weight_ih.size(0), interface.out_features))
-            of_controller[2:] = [zeros[: controller.weight_ih.size(0)]] * 2
-            bias = zeros[: interface.out_features]
-        of_interface = zip(interface.weight.split(self._parts), bias.split(self._parts), strict=True)
-        return [*of_controller, *(t for part in of_interface for t in part)]
+        weight: Tensor = interface.weight
+        lstm: list[Tensor] = [controller.weight_ih, controller.weight_hh]
+        if controller.bias:
+            bias: Tensor = interface.bias
+            lstm += [controller.bias_ih, controller.bias_hh]
+        else:
+            bias, of_lstm = weight.new_zeros(weight.size(0)), weight.new_zeros(lstm[0].size(0))
+            lstm += [of_lstm, of_lstm]
+        # Nobody changes the parts in place, so they need not be views, which take longer.
+        weights = torch.unsafe_split_with_sizes(weight, self._parts)
+        biases = torch.unsafe_split_with_sizes(bias, self._parts)
+        return lstm + [t for part in zip(weights, biases, strict=True) for t in part]
+
+    def signals(self, hidden: Tensor) -> Tensor:
+        """The interface ``[B,IF]``."""
+        interface: Tensor = self.interface(hidden)
+        return interface if self.norm is None else self.norm(interface)
 
     def control(self, x: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         """A step of the user's controller: ``(hidden, cell)``; the cell is [B,0] where its state is one tensor."""
@@ -68,10 +80,24 @@ class Cell(nn.Module):
         return (after, after.new_empty(after.size(0), 0)) if isinstance(after, Tensor) else after
 
 
+class Masks(NamedTuple):
+    """Which steps of a sequence there are, and where samples begin anew."""
+
+    lengths: Tensor | None = None  # int64 [B]
+    resets: Tensor | None = None  # bool [T,B]
+
+    def there(self, steps: int) -> Tensor | None:
+        """Bool ``[T,B]``; None: all."""
+        if self.lengths is None:
+            return None
+        return torch.arange(steps, device=self.lengths.device).unsqueeze(1) < self.lengths
+
+
 class MemoryLayer(nn.Module, Generic[State]):
     """What :class:`DNC` and :class:`NTM` share."""
 
     _State: type[State]
+    _beginning: ClassVar[str]  # the operators' name for the initial state, but for the memory
 
     def __init__(
         self,
@@ -88,6 +114,8 @@ class MemoryLayer(nn.Module, Generic[State]):
         initial_memory: float | str,
         controller: Callable[..., Any] | Sequence[Callable[..., Any]] | None,
         factory: dict[str, Any],
+        layer_norm: bool = False,
+        bypass_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         name = type(self).__name__
@@ -95,6 +123,9 @@ class MemoryLayer(nn.Module, Generic[State]):
         for size, value in {**named, "output_size": 1 if output_size is None else output_size}.items():
             if value < 1:
                 raise ValueError(f"{name}: {size} must be at least 1, got {value}")
+        for share, probability in {"dropout": dropout, "bypass_dropout": bypass_dropout}.items():
+            if not 0 <= probability <= 1:
+                raise ValueError(f"{name}: {share} must be in [0, 1], got {probability}")
         if isinstance(initial_memory, str) and initial_memory not in ("learned", "random"):
             raise ValueError(f'{name}: initial_memory must be a number, "learned" or "random", got {initial_memory!r}')
         controllers: list[Any] = list(controller) if isinstance(controller, (Sequence, nn.ModuleList)) else [controller]
@@ -113,9 +144,11 @@ class MemoryLayer(nn.Module, Generic[State]):
         self.bias = bias
         self.batch_first = batch_first
         self.dropout = dropout
+        self.layer_norm = layer_norm
+        self.bypass_dropout = bypass_dropout
         self.initial_memory = initial_memory
         self.layers = nn.ModuleList(
-            Cell(controllers[i], self._width(i), hidden_size, parts, bias, factory) for i in range(num_layers)
+            Cell(controllers[i], self._width(i), hidden_size, parts, bias, layer_norm, factory) for i in range(num_layers)
         )
         self.output = nn.Linear(hidden_size + self.read_heads * self.word_size, self.output_size, bias, **factory)
         self.memories = nn.ParameterList()
@@ -146,43 +179,47 @@ class MemoryLayer(nn.Module, Generic[State]):
     def extra_repr(self) -> str:
         shown = ["input_size", "hidden_size", "num_layers", "memory_size", "word_size", "read_heads", "write_heads"]
         shown += ["output_size", "bias", "batch_first", "dropout", "initial_memory"]
+        shown += [name for name in ("layer_norm", "bypass_dropout") if getattr(self, name)]
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in shown)
 
     # ---- state --------------------------------------------------------------------------------------------------------------
 
     def initial_state(self, batch: int) -> State:
         """The state before the first step of `batch` samples, as :meth:`forward` begins with where none is given."""
-        states = [self._initial(i, batch) for i in range(self.num_layers)]
-        for i, cell in enumerate(self._cells()):
-            if not cell.is_fused:
-                with torch.no_grad():
-                    x = states[i].hidden.new_zeros(batch, self._width(i))
-                    _, memory = cell.control(x, None)
-                states[i] = states[i]._replace(cell=torch.zeros_like(memory))
-        return self._join(states)
+        return self._join([self._initial(i, batch) for i in range(self.num_layers)])
 
     def _initial(self, layer: int, batch: int) -> State:
-        raise NotImplementedError
+        cell, state = self._cell(layer), self._fresh(layer, batch)
+        if cell.is_fused:
+            return state
+        with torch.no_grad():  # how large the state of the user's controller is, only it can say
+            _, memory = cell.control(state.hidden.new_zeros(batch, self._width(layer)), None)
+        return state._replace(cell=torch.zeros_like(memory))
 
-    def _cells(self) -> Iterator[Cell]:
-        return iter(self.layers)  # type: ignore[arg-type]
+    def _fresh(self, layer: int, batch: int) -> State:
+        """:meth:`_initial` with an LSTM as controller."""
+        weight = self._cell(layer).interface.weight
+        zeros = self._State(**{field: weight.new_zeros(self._shape(field, batch)) for field in self._State._fields})
+        return initial_like(zeros, self._beginning)._replace(memory=self._initial_memory(layer, batch))
+
+    def _cell(self, layer: int) -> Cell:
+        cell: Cell = self.layers[layer]  # type: ignore[assignment]
+        return cell
 
     def _width(self, layer: int) -> int:
         """Of what the controller of a layer sees."""
         read_size = self.read_heads * self.word_size
         return (self.hidden_size + read_size if layer else self.input_size) + read_size
 
-    def _fresh(self, layer: int, batch: int) -> dict[str, Tensor]:
-        """Memory as `initial_memory` says, and the rest zero."""
-        weight, shape = self.output.weight, self._shape("memory", batch)
+    def _initial_memory(self, layer: int, batch: int) -> Tensor:
+        weight: Tensor = self._cell(layer).interface.weight
+        shape = batch, self.memory_size, self.word_size
         if self.initial_memory == "learned":
-            memory = self.memories[layer].expand(shape)
-        elif self.initial_memory == "random":
-            memory = torch.randn(shape, dtype=weight.dtype, device=weight.device) * self.word_size**-0.5
-        else:
-            memory = weight.new_full(shape, float(self.initial_memory))
-        zero = {field: weight.new_zeros(self._shape(field, batch)) for field in self._State._fields if field != "memory"}
-        return {"memory": memory, **zero}
+            memory: Tensor = self.memories[layer]
+            return memory.expand(shape)
+        if self.initial_memory == "random":
+            return torch.randn(shape, dtype=weight.dtype, device=weight.device) / math.sqrt(self.word_size)
+        return weight.new_full(shape, float(self.initial_memory))
 
     def _shape(self, field: str, batch: int) -> list[int]:
         return [batch if dimension == "B" else self._sizes[dimension] for dimension in SHAPES[field]]
@@ -199,75 +236,178 @@ class MemoryLayer(nn.Module, Generic[State]):
 
     # ---- steps and sequences ------------------------------------------------------------------------------------------------
 
-    def forward(self, input: Input, state: State | None = None) -> tuple[Input, State]:
+    def forward(
+        self,
+        input: Input,
+        state: State | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        resets: Tensor | PackedSequence | None = None,
+    ) -> tuple[Input, State]:
         """A sequence, or a part of one.
 
         Args:
             input: ``[T,B,I]``, with `batch_first` ``[B,T,I]``, of one sample ``[T,I]``, or a :class:`PackedSequence`.
             state: before the first step, as it was after the last one, perhaps detached; None: the initial one.
+            lengths: ``[B]``, from 0 to T: how many steps of each sample there are. The others take no time; there the output
+                is zero, and the state stays as it is. A :class:`PackedSequence` has its own.
+            resets: bool, of the shape of the input without its last dimension, or packed like the input: whether a sample
+                begins anew at this step, with the initial state. A random memory is drawn once a call and sample.
 
         Returns:
-            Output ``[T,B,O]``, ``[B,T,O]``, ``[T,O]`` or a :class:`PackedSequence`, and the state after the last step.
+            Output ``[T,B,O]``, ``[B,T,O]``, ``[T,O]`` or a :class:`PackedSequence`, and the state after each sample's last
+            step.
 
         Raises:
-            ValueError: input or state of another shape.
+            ValueError: input, state, lengths or resets of another shape.
+            RuntimeError: a length below 0 or above T.
         """
         if isinstance(input, PackedSequence):
-            return self._packed(input, state)
+            return self._packed(input, state, lengths, resets)
         name, alone = type(self).__name__, input.dim() == 2
         if input.dim() not in (2, 3) or input.size(-1) != self.input_size:
             shape = "B, T" if self.batch_first else "T, B"
             raise ValueError(f"{name}: input must be [{shape}, {self.input_size}], got {list(input.shape)}")
-        x = input.unsqueeze(1) if alone else input.transpose(0, 1) if self.batch_first else input
-        if alone and state is not None:
-            state = state.map(lambda t: t.unsqueeze(1))
-        y, after = self._run(x, state)
+        if resets is not None and (not isinstance(resets, Tensor) or resets.shape != input.shape[:-1]):
+            got = list(resets.shape) if isinstance(resets, Tensor) else type(resets).__name__
+            raise ValueError(f"{name}: resets must be bool {list(input.shape[:-1])}, got {got}")
+        if alone:
+            x, resets = input.unsqueeze(1), None if resets is None else resets.unsqueeze(1)
+            lengths = None if lengths is None else torch.as_tensor(lengths).reshape(1)
+            state = None if state is None else state.map(lambda t: t.unsqueeze(1))
+        elif self.batch_first:
+            x, resets = input.transpose(0, 1), None if resets is None else resets.transpose(0, 1)
+        else:
+            x = input
+        y, after = self._run(x, state, self._masks(x, lengths, resets))
         if alone:
             return y.squeeze(1), after.map(lambda t: t.squeeze(1))
         return y.transpose(0, 1) if self.batch_first else y, after
 
-    def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    def step(self, x: Tensor, state: State | None = None, *, resets: Tensor | None = None) -> tuple[Tensor, State]:
         """One step: ``(y [B,O], state)`` from ``x [B,I]``, for who acts and looks, such as an agent.
 
+        Args:
+            x: ``[B,I]``.
+            state: before it; None: the initial one.
+            resets: bool ``[B]``: which samples begin anew, for example because their episode was over.
+
         Raises:
-            ValueError: x or state of another shape.
+            ValueError: x, state or resets of another shape.
         """
         if x.dim() != 2 or x.size(1) != self.input_size:
             raise ValueError(f"{type(self).__name__}.step: x must be [B, {self.input_size}], got {list(x.shape)}")
-        y, after = self._run(x.unsqueeze(0), state)
+        if resets is not None and resets.shape != x.shape[:1]:
+            raise ValueError(f"{type(self).__name__}.step: resets must be bool [{x.size(0)}], got {list(resets.shape)}")
+        x = x.unsqueeze(0)
+        y, after = self._run(x, state, self._masks(x, None, None if resets is None else resets.unsqueeze(0)))
         return y.squeeze(0), after
 
-    def _packed(self, input: PackedSequence, state: State | None) -> tuple[PackedSequence, State]:
-        x, lengths = pad_packed_sequence(input)
-        y, after = self._run(x, state)
-        return packed_like(input, y, lengths), after
+    def _packed(
+        self, input: PackedSequence, state: State | None, lengths: Any, resets: Tensor | PackedSequence | None
+    ) -> tuple[PackedSequence, State]:
+        if lengths is not None:
+            raise ValueError(f"{type(self).__name__}: lengths must be None for a PackedSequence, got {lengths}")
+        x, of_samples = pad_packed_sequence(input)
+        if isinstance(resets, PackedSequence):
+            resets, _ = pad_packed_sequence(resets)
+        elif resets is not None and self.batch_first:
+            resets = resets.transpose(0, 1)
+        if resets is not None and resets.shape != x.shape[:2]:
+            shape = list(x.shape[1::-1] if self.batch_first else x.shape[:2])
+            raise ValueError(f"{type(self).__name__}: resets must be bool {shape}, got {list(resets.shape)}")
+        y, after = self._run(x, state, self._masks(x, of_samples, resets))
+        return packed_like(input, y, of_samples), after
 
-    def _run(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
-        batch = x.size(1)
-        before = [self._initial(i, batch) for i in range(self.num_layers)] if state is None else self._split(state, batch)
+    def _masks(self, x: Tensor, lengths: Tensor | Sequence[int] | None, resets: Tensor | None) -> Masks:
+        """As the operators want them, on the device of x, ``[T,B,I]``."""
+        name = type(self).__name__
+        if lengths is not None:
+            lengths = torch.as_tensor(lengths, device=x.device)
+            if lengths.shape != x.shape[1:2] or lengths.dtype not in (torch.int32, torch.int64):
+                raise ValueError(
+                    f"{name}: lengths must be integers [{x.size(1)}], got {lengths.dtype} of {list(lengths.shape)}"
+                )
+            lengths = lengths.to(torch.int64)
+        if resets is not None:
+            if resets.dtype != torch.bool:
+                raise ValueError(f"{name}: resets must be bool, got {resets.dtype}")
+            resets = resets.to(x.device)
+        return Masks(lengths, resets)
+
+    def _run(self, x: Tensor, state: State | None, masks: Masks) -> tuple[Tensor, State]:
+        before = [None] * self.num_layers if state is None else self._split(state, x.size(1))
         after = []
-        for i, cell in enumerate(self._cells()):
+        bypasses = self.training and self.bypass_dropout > 0
+        ends = False
+        for i in range(self.num_layers):
+            cell = self._cell(i)
             if i:
                 x = F.dropout(x, self.dropout, self.training)
             if cell.is_fused:
-                x, last = self._sequence(cell.weights(), x, before[i])
+                weights = cell.weights()
+                if i == self.num_layers - 1 and not bypasses and self._has_plain_output(x):
+                    ends = True
+                    weights += [self.output.weight, self._output_bias()]
+                x, last = self._sequence(i, weights, x, before[i], masks)
             else:
-                x, last = self._steps(cell, x, before[i], begins=state is None)
+                x, last = self._steps(i, x, before[i], masks)
+            if bypasses:
+                hidden, read_vectors = x.split([self.hidden_size, x.size(2) - self.hidden_size], 2)
+                x = torch.cat([F.dropout(hidden, self.bypass_dropout), read_vectors], 2)
             after.append(last)
-        return self.output(x), self._join(after)
+        if not ends:
+            x = self.output(x)
+            there = masks.there(x.size(0))
+            x = x if there is None else torch.where(there.unsqueeze(2), x, 0)
+        return x, self._join(after)
 
-    def _steps(self, cell: Cell, x: Tensor, state: State, *, begins: bool) -> tuple[Tensor, State]:
-        """With the user's controller, which begins without a state."""
-        features = [x.new_empty(0, x.size(1), self.output.in_features)]
-        for x_t in x:
+    def _has_plain_output(self, x: Tensor) -> bool:
+        """Whether the output layer can be a part of the operator. Under autocast it has an output in low precision."""
+        is_autocast = not x.is_meta and torch.is_autocast_enabled(x.device.type)
+        return isinstance(self.output, nn.Linear) and not is_autocast
+
+    def _output_bias(self) -> Tensor:
+        weight = self.output.weight
+        return weight.new_zeros(weight.size(0)) if self.output.bias is None else self.output.bias
+
+    def _sequence(
+        self, layer: int, weights: list[Tensor], x: Tensor, state: State | None, masks: Masks
+    ) -> tuple[Tensor, State]:
+        """``([T,B,O], state)``, or, without the weights of an output, ``[T,B,H+R*W]``: hidden state and read vectors."""
+        if state is None:
+            initial: dict[str, Any] = dict.fromkeys(self._State._fields)  # None: the operators know it
+            state = self._State(**{**initial, "memory": self._initial_memory(layer, x.size(1))})
+        reset_memory = None if masks.resets is None else self._initial_memory(layer, x.size(1))
+        options = {"clip_value": math.inf, "output": "linear", "initial": self._beginning, "reset_memory": reset_memory}
+        return self._unroll(x, weights, state, **options, **masks._asdict())
+
+    def _steps(self, layer: int, x: Tensor, given: State | None, masks: Masks) -> tuple[Tensor, State]:
+        """What :meth:`_sequence` does without an output, step by step. A user's controller begins without a state."""
+        cell, there = self._cell(layer), masks.there(x.size(0))
+        if x.size(0) == 0:
+            empty = x.new_empty(0, x.size(1), self.hidden_size + self.read_heads * self.word_size)
+            return empty, self._initial(layer, x.size(1)) if given is None else given
+        if there is not None:  # whatever is there instead, even NaN, must not reach a gradient
+            x = torch.where(there.unsqueeze(2), x, 0)
+        state = self._fresh(layer, x.size(1)) if given is None else given
+        fresh = state if masks.resets is None else self._fresh(layer, x.size(1))
+        features = []
+        for t, x_t in enumerate(x):
+            begins = given is None and t == 0
+            if masks.resets is not None and not begins:
+                anew = masks.resets[t] if there is None else masks.resets[t] & there[t]
+                state = choose(anew, fresh._replace(cell=torch.zeros_like(state.cell)), state)
             seen = torch.cat([x_t, state.read_vectors.flatten(1)], 1)
-            hidden, rest = cell.control(seen, None if begins and len(features) == 1 else (state.hidden, state.cell))
-            state = self._access(cell.interface(hidden), state._replace(hidden=hidden, cell=rest))
-            features.append(torch.cat([hidden, state.read_vectors.flatten(1)], 1).unsqueeze(0))
+            hidden, rest = cell.control(seen, None if begins else (state.hidden, state.cell))
+            if begins:
+                state = state._replace(cell=torch.zeros_like(rest))
+            after = self._access(cell.signals(hidden), state._replace(hidden=hidden, cell=rest))
+            features.append(torch.cat([hidden, after.read_vectors.flatten(1)], 1).unsqueeze(0))
+            state = after if there is None else choose(there[t], after, state)
         return torch.cat(features), state
 
-    def _sequence(self, weights: list[Tensor], x: Tensor, state: State) -> tuple[Tensor, State]:
-        """``([T,B,H+R*W], state)``: hidden state and read vectors after each step."""
+    def _unroll(self, x: Tensor, weights: list[Tensor], state: State, **others: Any) -> tuple[Tensor, State]:
         raise NotImplementedError
 
     def _access(self, interface: Tensor, state: State) -> State:
@@ -295,12 +435,17 @@ class DNC(MemoryLayer[DncState]):
         dropout: of what a layer gives to the next one.
         initial_memory: a number that all memories are filled with; ``"learned"``: a parameter ``[N,W]`` of each layer;
             ``"random"``: drawn anew for each sequence, normal with variance 1/W (all three: Collier and Beel, 2018).
+        layer_norm: normalise the interface, all that the controller tells the memory, ``LayerNorm(Linear(hidden))`` (Franke et
+            al., 2018, and their program). The sequence then is taken step by step.
+        bypass_dropout: of the hidden state on its way past the memory, to the output and to the next layer, so that what
+            was read counts (Franke et al., 2018, who take 0.1).
         controller: instead of an LSTM a callable, mostly a module, or one for each layer, with the contract of
             ``nn.LSTMCell`` or of ``nn.GRUCell``: from ``[B,I+R*W]``, behind the first layer ``[B,H+2*R*W]``, and its state,
             None at first, to its state, a tensor ``[B,H]`` or that and another one.
         device: of the parameters.
         dtype: of the parameters, float32 or float64.
-        options: of :class:`DncOptions`; ``usage="paper"`` by default.
+        options: of :class:`DncOptions`. By default those of the paper: ``usage="paper"``, ``strengths="oneplus"``,
+            ``words="linear"``.
 
     Raises:
         TypeError: an unknown option.
@@ -308,6 +453,7 @@ class DNC(MemoryLayer[DncState]):
     """
 
     _State = DncState
+    _beginning = "zeros"
 
     def __init__(
         self,
@@ -324,19 +470,21 @@ class DNC(MemoryLayer[DncState]):
         batch_first: bool = False,
         dropout: float = 0.0,
         initial_memory: float | str = 1e-6,
+        layer_norm: bool = False,
+        bypass_dropout: float = 0.0,
         controller: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **options: Any,
     ) -> None:
-        read = DncOptions.read("DNC", {"usage": "paper", **options})
+        read = DncOptions.read("DNC", {"usage": "paper", "strengths": "oneplus", "words": "linear", **options})
         v, r, w = write_heads, read_heads, word_size
         super().__init__(
             input_size,
             hidden_size,
             num_layers,
             {"memory_size": memory_size, "word_size": w, "read_heads": r, "write_heads": v},
-            [v * w, v, v, v, v * w, v * w, r * w, r, r, r * (2 * v + 1)],
+            list(read.interface(v, r, w).values()),
             output_size=output_size,
             bias=bias,
             batch_first=batch_first,
@@ -344,6 +492,8 @@ class DNC(MemoryLayer[DncState]):
             initial_memory=initial_memory,
             controller=controller,
             factory={"device": device, "dtype": dtype},
+            layer_norm=layer_norm,
+            bypass_dropout=bypass_dropout,
         )
         self.options = read
 
@@ -351,11 +501,14 @@ class DNC(MemoryLayer[DncState]):
         changed = {name: value for name, value in self.options._asdict().items() if value != DncOptions._field_defaults[name]}
         return ", ".join([super().extra_repr(), *(f"{name}={value!r}" for name, value in changed.items())])
 
-    def _initial(self, layer: int, batch: int) -> DncState:
-        return DncState(**self._fresh(layer, batch))
+    def _shape(self, field: str, batch: int) -> list[int]:
+        shape = super()._shape(field, batch)
+        if field in ("precedence", "link") and not self.options.link:
+            return shape[:2] + [0] * len(shape[2:])
+        return shape
 
-    def _sequence(self, weights: list[Tensor], x: Tensor, state: DncState) -> tuple[Tensor, DncState]:
-        return dnc_sequence(x, weights, state, clip_value=math.inf, **self.options._asdict())
+    def _unroll(self, x: Tensor, weights: list[Tensor], state: DncState, **others: Any) -> tuple[Tensor, DncState]:
+        return dnc_sequence(x, weights, state, **others, **self.options._asdict())
 
     def _access(self, interface: Tensor, state: DncState) -> DncState:
         return dnc_access(interface, state, **self.options._asdict())
@@ -366,11 +519,14 @@ class NTM(MemoryLayer[NtmState]):
 
     Args:
         num_shifts: S, odd: how many neighbouring locations, its own among them, a head can move to at a step.
+        words: ``"linear"``: keys and what is added to the memory are as the controller gives them; ``"tanh"``: between -1
+            and 1.
 
-    At the beginning all weight of all heads is on location 0.
+    At the beginning all weight of all heads is on location 0, and read vectors are 1e-6.
     """
 
     _State = NtmState
+    _beginning = "reference"
 
     def __init__(
         self,
@@ -383,6 +539,7 @@ class NTM(MemoryLayer[NtmState]):
         read_heads: int = 1,
         write_heads: int = 1,
         num_shifts: int = 3,
+        words: str = "linear",
         output_size: int | None = None,
         bias: bool = True,
         batch_first: bool = False,
@@ -394,6 +551,7 @@ class NTM(MemoryLayer[NtmState]):
     ) -> None:
         if num_shifts < 1 or num_shifts % 2 == 0:
             raise ValueError(f"NTM: num_shifts must be odd and at least 1, got {num_shifts}")
+        check_choice("NTM", "words", words)
         v, r, w, s = write_heads, read_heads, word_size, num_shifts
         super().__init__(
             input_size,
@@ -410,18 +568,13 @@ class NTM(MemoryLayer[NtmState]):
             factory={"device": device, "dtype": dtype},
         )
         self.num_shifts = num_shifts
+        self.words = words
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, num_shifts={self.num_shifts}"
+        return f"{super().extra_repr()}, num_shifts={self.num_shifts}, words={self.words!r}"
 
-    def _initial(self, layer: int, batch: int) -> NtmState:
-        state = NtmState(**self._fresh(layer, batch))
-        for weights in (state.write_weights, state.read_weights):
-            weights[..., 0] = 1.0
-        return state
-
-    def _sequence(self, weights: list[Tensor], x: Tensor, state: NtmState) -> tuple[Tensor, NtmState]:
-        return ntm_sequence(x, weights, state, clip_value=math.inf)
+    def _unroll(self, x: Tensor, weights: list[Tensor], state: NtmState, **others: Any) -> tuple[Tensor, NtmState]:
+        return ntm_sequence(x, weights, state, words=self.words, **others)
 
     def _access(self, interface: Tensor, state: NtmState) -> NtmState:
-        return ntm_access(interface, state)
+        return ntm_access(interface, state, words=self.words)

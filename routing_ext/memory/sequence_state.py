@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -93,18 +93,26 @@ class StateTensor:
         return self if part is None else part._field(self.field)
 
     def __set__(self, part: Any, value: Tensor) -> None:
-        part._state.update({self.field: _fitting(value, part._shape(self.field, -1), f"{type(part).__name__}: {self._name}")})
+        what, shape = f"{type(part).__name__}: {self._name}", part._shape(self.field, -1)
+        if isinstance(value, Tensor) and value.dim() == 2 and value.size(1) == math.prod(shape[1:]):
+            value = value.reshape(value.size(0), *shape[1:])  # flat, as the reference's read vectors are before the first step
+        check_shape(what, value, shape)
+        part._state.update({self.field: value})
 
 
-def _fitting(value: Tensor, shape: tuple[int, ...], what: str) -> Tensor:
-    """`value` in `shape`, whose batch may be any; the rest of it may be flat."""
+def check_shape(what: str, value: Tensor, shape: Sequence[int]) -> None:
+    """Raises unless this is a tensor of this shape; a first size of -1 stands for any batch.
+
+    Raises:
+        TypeError: no tensor.
+        ValueError: of another shape.
+    """
     if not isinstance(value, Tensor):
         raise TypeError(f"{what} must be a tensor, got {type(value).__name__}")
-    if value.dim() == 2 and value.size(1) == math.prod(shape[1:]):
-        value = value.reshape(shape)
-    if value.shape[1:] != shape[1:] or value.dim() != len(shape):
-        raise ValueError(f"{what} must be [B, {', '.join(map(str, shape[1:]))}], got {list(value.shape)}")
-    return value
+    batch = value.size(0) if value.dim() and shape[0] == -1 else shape[0]
+    if value.shape != (batch, *shape[1:]):
+        wanted = ", ".join(map(str, ("B" if shape[0] == -1 else shape[0], *shape[1:])))
+        raise ValueError(f"{what} must be [{wanted}], got {list(value.shape)}")
 
 
 class Part:

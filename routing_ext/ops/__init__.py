@@ -1,5 +1,6 @@
 """Operators that dispatch each sample of a batch to its own module, and operators of memory networks; differentiable."""
 
+from .combine_rows import combine_rows
 from .dispatch_plan import DispatchPlan, dispatch_plan
 from .dnc import dnc_access, dnc_allocation, dnc_temporal_link, dnc_usage
 from .grouped_linear import grouped_linear
@@ -10,6 +11,7 @@ from .ntm import ntm_access, ntm_location
 
 __all__ = [
     "DispatchPlan",
+    "combine_rows",
     "content_weights",
     "dispatch_plan",
     "dnc_access",

@@ -114,15 +114,12 @@ class DispatchPlan:
 
 
 def rank_of_module(actions: Tensor, plan: DispatchPlan) -> Tensor:
-    """int64 ``[B]``: which of the modules that have samples is a sample's own; undefined for inactive samples.
+    """int64 ``[B]``: which of the modules that have samples is a sample's own; any of them for inactive samples.
 
     Args:
         actions: int64 ``[B]``, of which the plan was made.
     """
-    if actions.is_cpu:
-        return _rank_op(actions, plan.layout)  # type: ignore[no-any-return]
-    ranks = (plan.offsets.diff() > 0).cumsum(0) - 1
-    return ranks[actions.clamp(0, plan.num_modules - 1)]
+    return _rank_op(actions, plan.layout)  # type: ignore[no-any-return]
 
 
 def dispatch_plan(actions: Tensor, num_modules: int, mask: Tensor | None = None) -> DispatchPlan:
@@ -148,3 +145,9 @@ def dispatch_plan(actions: Tensor, num_modules: int, mask: Tensor | None = None)
 def _(actions: Tensor, num_modules: int, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     check_devices("dispatch_plan", actions, mask=mask)
     return actions.new_empty(actions.shape), actions.new_empty((num_modules + 2,))
+
+
+@torch.library.register_fake("routing_ext::rank_of_module")
+def _(actions: Tensor, layout: Tensor) -> Tensor:
+    check_devices("rank_of_module", actions, layout=layout)
+    return actions.new_empty(actions.shape)

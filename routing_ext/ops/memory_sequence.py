@@ -20,9 +20,17 @@ _LINK = DncState._fields.index("link")
 _FEW_LINK_BYTES = 1 << 22  # so much is kept rather than computed again
 
 
-def default_link_every(steps: int, link_bytes: int) -> int:
-    """About the root of the number of steps, which keeps the fewest links at a time; 1 where all of them are little memory."""
-    return math.ceil(math.sqrt(steps)) if steps * link_bytes > _FEW_LINK_BYTES else 1
+def default_link_every(steps: int, link_bytes: int, device: torch.device) -> int:
+    """About the root of the number of steps, which keeps the fewest links at a time.
+
+    1 where all of them are little memory, and on a GPU, where to compute one again would be one more launch. On a CPU one
+    formula, in what compilers can trace: of a branch on the number of steps they would compile each way.
+    """
+    if device.type == "cuda":
+        return 1
+    root = math.trunc(steps**0.5 + 0.5)
+    is_much = torch.sym_min(1, steps * link_bytes // _FEW_LINK_BYTES)
+    return 1 + (root - 1) * is_much  # type: ignore[no-any-return]
 
 
 def _sequence(
@@ -37,14 +45,16 @@ def _sequence(
     """`others`: the operator's own."""
     before: Sequence[Tensor | None] = () if state is None else state
     if not x.is_meta and torch.is_autocast_enabled(x.device.type):
-        x, before, weights = _float(x), [t if t is None else _float(t) for t in before], [*map(_float, weights)]
+        before = [t if t is None else at_least_float(t) for t in before]
+        x, weights = at_least_float(x), [at_least_float(w) for w in weights]
     # The operator itself, past torch.ops, where that makes no difference: the way there is a large part of a short sequence.
     results = None if torch.compiler.is_compiling() else memory_sequence(model, options, x, before, weights, *others)
     y, final = _op(model, options, x, before, weights, *others) if results is None else results
     return y, kind(*final)
 
 
-def _float(t: Tensor) -> Tensor:
+def at_least_float(t: Tensor) -> Tensor:
+    """What autocast makes of an argument: low precision becomes float32."""
     return t.float() if t.is_floating_point() and t.dtype != torch.float64 else t
 
 
@@ -103,7 +113,7 @@ def dnc_sequence(
         resets: bool ``[T,B]``: whether a sample begins anew at this step, with the initial state.
         reset_memory: ``[B,N,W]``, the memory with which it does.
         link_every: of the links, the largest part of the state, one in so many is kept for the backward pass, which computes
-            the others again. Default: about the root of T, or 1 where they take little memory.
+            the others again. Default: about the root of T; 1 on a GPU, or where they take little memory.
         options: of :class:`~routing_ext.memory.DncOptions`.
 
     Returns:
@@ -120,7 +130,7 @@ def dnc_sequence(
     if link_every is None:
         num_writes = weights[6].size(0) if len(weights) > 6 else 1
         link_bytes = x.size(1) * num_writes * locations**2 * x.element_size() if of_step.link else 0
-        link_every = default_link_every(x.size(0), link_bytes)
+        link_every = default_link_every(x.size(0), link_bytes, x.device)
     given = _numbers("dnc_sequence", of_step, output, initial)
     return _sequence(
         DncState, "dnc", given, x, state, weights, lengths, resets, reset_memory, [locations], clip_value, link_every
@@ -166,7 +176,7 @@ def dnc_access_sequence(
     (_, n, w), v, r = state.memory.shape, state.write_weights.size(1), state.read_weights.size(1)
     if link_every is None:
         link_bytes = interface.size(1) * v * n**2 * interface.element_size() if is_linked("dnc", given) else 0
-        link_every = default_link_every(interface.size(0), link_bytes)
+        link_every = default_link_every(interface.size(0), link_bytes, interface.device)
     before = [*state[:6], None, None, state.read_vectors]
     y, final = _sequence(
         DncState, "dnc", given, interface, before, [], lengths, resets, reset_memory, [n, w, v, r, 0], math.inf, link_every
@@ -195,7 +205,7 @@ def ntm_sequence(
     Args:
         x: ``[T,B,I]``, float32 or float64; T and B may be 0.
         weights: 30 tensors with the dtype of ``x``: of the LSTM as in :func:`dnc_sequence`; ``weight [n,H]`` and ``bias [n]``
-            of the write heads' keys (n = V*W), strengths (V), gates (V), shifts (V*S, S odd), sharpness (V), erase (V*W) and
+            of the write heads' keys (n = V*W), strengths (V), gates (V), shifts (V*S), sharpness (V), erase (V*W) and
             add (V*W) vectors, and of the read heads' keys (R*W), strengths (R), gates (R), shifts (R*S) and sharpness (R); of
             the output as in :func:`dnc_sequence`, or none.
         state: before the first step. None instead of it, or of a field, stands for the initial one.
@@ -270,11 +280,12 @@ def _(
         steps, batch, n = sizes["T"], sizes["B"], sizes["N"]
         row = torch.ops.routing_ext.memory_row_size(model, options, [int(sizes[k]) for k in "IHONWVRS"], x.dtype)
         align = 64 // x.element_size()
+        # In one dimension: one of T - 1 would be special to a compiler where T is 2.
         links = (steps - 1) // link_every if steps > 0 else 0
         link_batch = batch if is_linked(model, options) else 0
         tape = [
             x.new_empty((steps + 1, batch, row)),
-            x.new_empty((links, link_batch, sizes["V"], n, (n + align - 1) // align * align)),
+            x.new_empty(links * link_batch * sizes["V"] * n * ((n + align - 1) // align * align)),
         ]
     outputs = sizes["O"] or sizes["H"] + sizes["R"] * sizes["W"]
     return x.new_empty((sizes["T"], sizes["B"], outputs)), final, tape

@@ -30,6 +30,7 @@ class Network(NamedTuple):
     options: list[float]  # as numbers
     sizes: dict[str, int]
     dtype: torch.dtype
+    device: torch.device
     clip_value: float
 
     @property
@@ -42,7 +43,7 @@ class Network(NamedTuple):
 
 
 def pack_weights(network: Network, weights: Sequence[Tensor]) -> Any:
-    """The parameters as the kernels want them. ``are_of(weights)`` tells whether these are the same ones, unchanged.
+    """The parameters as the kernels want them. ``have_values_of(weights)`` tells whether these are the same ones, unchanged.
 
     Args:
         network: for which they are.
@@ -75,7 +76,7 @@ class MemoryRun:
     ) -> None:
         self.network = network
         steps = expected_steps or _FIRST_STEPS
-        link_every = default_link_every(steps, network.link_bytes())
+        link_every = default_link_every(steps, network.link_bytes(), network.device)
         before = [] if state is None else list(state)
         self._run = _classes.MemoryRun(packed, before, network.sizes["B"], steps, link_every)
         self.time = self._run.time

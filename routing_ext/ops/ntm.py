@@ -37,7 +37,7 @@ def ntm_location(content: Tensor, gates: Tensor, shifts: Tensor, sharpness: Tens
     Args:
         content: ``[B,H,N]``.
         gates: ``[B,H]``, in [0, 1]; 0: nothing of the content.
-        shifts: ``[B,H,S]``, S odd; adding up to 1.
+        shifts: ``[B,H,S]``, by ``-(S // 2)`` and up; adding up to 1.
         sharpness: ``[B,H]``, at least 1.
         previous: ``[B,H,N]``, weights of the last step.
 
@@ -58,7 +58,7 @@ def ntm_access(interface: Tensor, state: NtmState, *, words: str = "tanh") -> Nt
     Args:
         interface: ``[B,I]``, before its activations. For the V write heads: keys ``V*W``, strengths ``V``, gates ``V``, shifts
             ``V*S``, sharpness ``V``, erase ``V*W``, add ``V*W``; for the R read heads: keys ``R*W``, strengths ``R``, gates
-            ``R``, shifts ``R*S``, sharpness ``R``. S, odd, is what fits.
+            ``R``, shifts ``R*S``, sharpness ``R``. S is what fits.
         state: after the last step. Of its read vectors only the shape counts; `hidden` and `cell` are handed on.
         words: ``"linear"``: keys and what is added to the memory are as the interface has them.
 

@@ -1,4 +1,4 @@
-"""What decisions by policy gradients compute on the CPU, float32 or float64, with one call each."""
+"""What decisions by policy gradients compute, in float32 or float64, with one call each."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from ._devices import check_devices
 
 _sample = torch.ops.routing_ext.sample_categorical.default
 _invert = torch.ops.routing_ext.sample_by_inversion.default
@@ -17,15 +19,16 @@ _collaboration = torch.ops.routing_ext.collaboration_rewards.default
 _returns = torch.ops.routing_ext.discounted_returns.default
 
 _DTYPES = (torch.float32, torch.float64)
+_DEVICES = ("cpu", "cuda", "meta")
 
 
 def handles(tensors: Sequence[Tensor]) -> bool:
-    """Whether the functions here take these: on the CPU, float32 or float64, all alike, and no graph is being traced."""
-    dtype = tensors[0].dtype
-    if dtype not in _DTYPES or torch.compiler.is_compiling():
+    """Whether the functions here take these: float32 or float64, all alike, and no graph is being traced."""
+    dtype, device = tensors[0].dtype, tensors[0].device
+    if dtype not in _DTYPES or device.type not in _DEVICES or torch.compiler.is_compiling():
         return False
     for t in tensors:  # a loop costs less than all()
-        if not t.is_cpu or t.dtype != dtype:
+        if t.dtype != dtype or t.device != device:
             return False
     return True
 
@@ -46,7 +49,7 @@ def sample_categorical(
         int64 ``[B]``: the first largest of ``probs / q`` with q exponentially distributed, 0 where no decision is made.
 
     Raises:
-        RuntimeError: wrong shape or dtype, or an index out of range.
+        RuntimeError: wrong shape or dtype; on the CPU also an index out of range (on CUDA a row out of range makes action 0).
     """
     return _sample(probs, row_of, order, sizes, batch_size)  # type: ignore[no-any-return]
 
@@ -82,7 +85,7 @@ def taken(rows: Sequence[Tensor], row_of: Sequence[Tensor], actions: Sequence[Te
         ``[N]`` for each of the C channels.
 
     Raises:
-        RuntimeError: an index out of range.
+        RuntimeError: wrong shape or dtype; on the CPU also an index out of range (on CUDA the value is zero).
     """
     return _taken(rows, row_of, actions)  # type: ignore[no-any-return]
 
@@ -98,7 +101,7 @@ def wpl_losses(
         returns: of each step, one for each action, constants.
 
     Raises:
-        RuntimeError: wrong shape or dtype, or an index out of range.
+        RuntimeError: wrong shape or dtype; on the CPU also an index out of range (on CUDA the loss is zero).
     """
     return _wpl_losses(rows, row_of, actions, returns)  # type: ignore[no-any-return]
 
@@ -124,7 +127,8 @@ def collaboration_rewards(history: Tensor, actions: Tensor, num_actions: int, ra
         ratio: of the rewards.
 
     Raises:
-        RuntimeError: an action outside ``[0, num_actions)``.
+        RuntimeError: wrong shape or dtype; on the CPU also an action outside ``[0, num_actions)`` (on CUDA it does not count,
+            and its reward is zero).
     """
     return _collaboration(history, actions, num_actions, ratio)  # type: ignore[no-any-return]
 
@@ -144,3 +148,81 @@ def discounted_returns(
         RuntimeError: wrong shape or dtype.
     """
     return _returns(rewards, final_reward, normalise, discounting)  # type: ignore[no-any-return]
+
+
+@torch.library.register_fake("routing_ext::sample_categorical")
+def _(probs: Tensor, row_of: Tensor | None, order: Tensor | None, sizes: Sequence[int], batch: int) -> Tensor:
+    check_devices("sample_categorical", probs, row_of=row_of, order=order)
+    return probs.new_empty((batch,), dtype=torch.int64)
+
+
+@torch.library.register_fake("routing_ext::sample_by_inversion")
+def _(probs: Tensor, row_of: Tensor | None, order: Tensor | None, count: int, batch: int) -> Tensor:
+    check_devices("sample_by_inversion", probs, row_of=row_of, order=order)
+    return probs.new_empty((batch,), dtype=torch.int64)
+
+
+@torch.library.register_fake("routing_ext::latest_actions")
+def _(known: Tensor | None, actions: Tensor, kept: int) -> Tensor:
+    check_devices("latest_actions", actions, known=known)
+    count = actions.size(0) + (0 if known is None else known.size(0))
+    return actions.new_empty((min(count, kept),))
+
+
+@torch.library.register_fake("routing_ext::collaboration_rewards")
+def _(history: Tensor, actions: Tensor, num_actions: int, ratio: float) -> tuple[Tensor, Tensor]:
+    check_devices("collaboration_rewards", history, actions=actions)
+    return (
+        history.new_empty((num_actions,), dtype=torch.float32),
+        actions.new_empty(actions.shape, dtype=torch.float32),
+    )
+
+
+@torch.library.register_fake("routing_ext::discounted_returns")
+def _(
+    rewards: Sequence[Tensor], final_reward: Tensor, normalise: bool, discounting: float
+) -> tuple[list[Tensor], list[Tensor]]:
+    check_devices("discounted_returns", final_reward, rewards=rewards)
+    made = [[final_reward.new_empty(final_reward.shape) for _ in rewards] for _ in range(2)]
+    return made[0], made[1]
+
+
+@torch.library.register_fake("routing_ext::preference_states_forward")
+def _(preferences: Sequence[Tensor], values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    check_devices("preference_states", preferences[0], preferences=preferences, values=values)
+    rows, selections = sum([t.size(0) for t in preferences]), preferences[0].size(1)
+    return preferences[0].new_empty((rows, selections, 2)), preferences[0].new_empty((rows, selections))
+
+
+@torch.library.register_fake("routing_ext::preference_states_backward")
+def _(grad: Tensor, preferences: Sequence[Tensor]) -> Tensor:
+    check_devices("preference_states", grad, preferences=preferences)
+    return grad.new_empty((2, sum([t.size(0) for t in preferences]), preferences[0].size(1)))
+
+
+@torch.library.register_fake("routing_ext::taken_forward")
+def _(rows: Sequence[Tensor], row_of: Sequence[Tensor], actions: Sequence[Tensor]) -> Tensor:
+    check_devices("taken", rows[0], rows=rows, row_of=row_of, actions=actions)
+    channels = rows[0].size(2) if rows[0].dim() == 3 else 1
+    return rows[0].new_empty((channels, sum([t.size(0) for t in actions])))
+
+
+@torch.library.register_fake("routing_ext::taken_backward")
+def _(
+    grads: Sequence[Tensor],
+    scale: Tensor | None,
+    rows: Sequence[Tensor],
+    row_of: Sequence[Tensor],
+    actions: Sequence[Tensor],
+) -> Tensor:
+    check_devices("taken_backward", rows[0], grads=grads, scale=scale, rows=rows, row_of=row_of, actions=actions)
+    return rows[0].new_empty((sum([t.numel() for t in rows]),))
+
+
+@torch.library.register_fake("routing_ext::wpl_losses_forward")
+def _(
+    rows: Sequence[Tensor], row_of: Sequence[Tensor], actions: Sequence[Tensor], returns: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    check_devices("wpl_losses", rows[0], rows=rows, row_of=row_of, actions=actions, returns=returns)
+    count = sum([t.size(0) for t in actions])
+    return rows[0].new_empty((count,)), rows[0].new_empty((2, count))

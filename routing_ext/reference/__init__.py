@@ -3,6 +3,7 @@
 Slow on purpose: read these to know what the fast versions mean.
 """
 
+from .combine_rows import combine_rows
 from .dispatch_plan import dispatch_plan
 from .dnc import dnc_access, dnc_access_sequence, dnc_allocation, dnc_sequence, dnc_temporal_link, dnc_usage
 from .dnc_package import dnc_package_access
@@ -14,6 +15,7 @@ from .selection import Selection
 
 __all__ = [
     "Selection",
+    "combine_rows",
     "content_weights",
     "dispatch_plan",
     "dnc_access",

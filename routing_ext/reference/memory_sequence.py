@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._states import State, initial_like
+from .._states import State, choose, initial_like
 
 
 def memory_sequence(
@@ -87,14 +87,8 @@ def unrolled(
         if resets is not None:
             fresh = initial_like(state, initial)
             fresh = fresh if reset_memory is None else fresh._replace(memory=reset_memory)
-            state = _where(resets[t] & there, fresh, state)
+            state = choose(resets[t] & there, fresh, state)
         y, following = step(x_t, state)
         ys.append(torch.where(there.unsqueeze(1), y, 0))
-        state = _where(there, following, state)
+        state = choose(there, following, state)
     return torch.stack(ys) if ys else step(x.new_zeros(x.shape[1:]), state)[0].unsqueeze(0)[:0], state
-
-
-def _where(samples: Tensor, there: State, elsewhere: State) -> State:
-    """`there` for these samples, ``[B]``."""
-    pairs = zip(there, elsewhere, strict=True)
-    return type(there)(*(torch.where(samples.view(-1, *[1] * (a.dim() - 1)), a, b) for a, b in pairs))

@@ -23,7 +23,7 @@ def ntm_location(content: Tensor, gates: Tensor, shifts: Tensor, sharpness: Tens
     Args:
         content: ``[B,H,N]``.
         gates: ``[B,H]``, in [0, 1].
-        shifts: ``[B,H,S]``, S odd; adding up to 1.
+        shifts: ``[B,H,S]``; adding up to 1.
         sharpness: ``[B,H]``, gamma, at least 1.
         previous: ``[B,H,N]``, weights of the last step.
     """

@@ -9,14 +9,16 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from .._C import parameters_of
 from ..ops import dispatch_plan, gather_rows, scatter_rows
 from ..ops.dispatch_plan import rank_of_module
 from ..ops.policy_gradients import handles, taken
 from .apply_modules import apply_modules
+from .linear_stages import calls_forward_alone
 from .policies import ApproxPolicyStorage, TabularPolicyStorage
-from .rewards import PerActionBaseReward, looks_at_states, register_all
+from .rewards import PerActionBaseReward, is_users, register_all
 from .sampling import Draws, next_replayed
 from .trajectory import States, Step, Trajectory
 
@@ -253,8 +255,8 @@ class Agents:
             return torch.cat(tables).index_select(0, self._asked.rank_of_agent)
         modules: list[nn.Module] = list(storages)
         asked = [modules[k] for k in self._asked.selected]
-        detaches = {s._detach if type(s) is ApproxPolicyStorage else None for s in asked}
-        if detaches in ({True}, {False}):
+        detaches = {s._detach if type(s) is ApproxPolicyStorage and calls_forward_alone(s) else None for s in asked}
+        if detaches in ({True}, {False}) and not _has_any_global_hook():
             xs = xs.detach() if True in detaches else xs
             modules = [getattr(s, "_approx", s) for s in modules]
         values = apply_modules(xs, self.plan, modules)
@@ -266,7 +268,7 @@ class Agents:
         """``[1, width]`` of each agent that has samples, if all of these have tables."""
         of_agents: list[nn.Module] = list(storages._modules.values())
         asked = of_agents if len(self._asked.sizes) == len(of_agents) else [of_agents[k] for k in self._asked.selected]
-        found = parameters_of(asked, TabularPolicyStorage, ("_approx",))
+        found = None if _has_any_global_hook() else parameters_of(asked, TabularPolicyStorage, ("_approx",))
         return None if found is None else found[0]
 
 
@@ -274,9 +276,9 @@ class Decision(nn.Module):
     """Decides for each sample which module comes next; the base class, open to subclasses.
 
     A subclass either has ``_forward(xs, agent)``, as in the reference: called for each agent that has samples, with these, in
-    the order of the agents, it returns ``(xs, actions, is_exploratory, states)``. Or it has ``_decide(agents)``, called once
-    for the whole batch. And ``_loss`` with the reference's arguments, or ``_losses``: called once with all decisions of the
-    layer.
+    the order of the agents, it returns ``(xs, actions, is_exploratory, states)``; ``agent`` is an int64 tensor ``[]``. Or it
+    has ``_decide(agents)``, called once for the whole batch. And ``_loss`` with the reference's arguments, or ``_losses``:
+    called once with all decisions of the layer.
 
     Args:
         num_selections: K, how many actions there are.
@@ -287,7 +289,8 @@ class Decision(nn.Module):
         detach: keep the agents' gradients from the samples.
         approx_hidden_dims: hidden widths of the agents' networks.
         policy_net (approx_module): a network of which each agent gets a copy, instead.
-        additional_reward_func: the per-action reward; by default an object of its own without reward.
+        additional_reward_func (additional_reward_function): the per-action reward; by default an object of its own without
+            reward.
         additional_reward_class, additional_reward_args: its class and arguments, instead.
         set_pg_temp: let ``set_exploration`` set the softmax temperature of policy gradients.
     """
@@ -306,6 +309,7 @@ class Decision(nn.Module):
         set_pg_temp: bool = False,
         *,
         approx_module: nn.Module | None = None,
+        additional_reward_function: PerActionBaseReward | None = None,
         additional_reward_class: type[PerActionBaseReward] | None = None,
         additional_reward_args: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -321,6 +325,7 @@ class Decision(nn.Module):
         self._policy = self._construct_policy_storage(
             num_selections, policy_storage_type, policy_net if policy_net is not None else approx_module, approx_hidden_dims
         )
+        additional_reward_func = additional_reward_function if additional_reward_func is None else additional_reward_func
         if additional_reward_func is None:
             reward_class = additional_reward_class or PerActionBaseReward
             additional_reward_func = reward_class(**(additional_reward_args or {}))
@@ -383,7 +388,7 @@ class Decision(nn.Module):
         """The choices of the whole batch. Rows of samples that make no decision are ignored."""
         raise NotImplementedError(f"{type(self).__name__} has neither _forward nor _decide")
 
-    def _forward(self, xs: Tensor, agent: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _forward(self, xs: Tensor, agent: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """``(xs, actions, is_exploratory, states)`` of samples that all ask one agent."""
         prior_actions = torch.full((xs.size(0),), int(agent), dtype=torch.int64, device=xs.device)
         agents = Agents(xs, xs, AgentsPlan(prior_actions, self._num_agents, None))
@@ -397,7 +402,7 @@ class Decision(nn.Module):
         order = agents.plan.order[: offsets[-1]]
         rows = gather_rows(agents.xs, order)
         seen = [rows[offsets[k] : offsets[k + 1]] for k in agents.plan.selected()]
-        replies = [self._forward(x, k) for x, k in zip(seen, agents.plan.selected(), strict=True)]
+        replies = [self._forward(x, torch.tensor(k)) for x, k in zip(seen, agents.plan.selected(), strict=True)]
         ys, actions, is_exploratory, states = (
             scatter_rows(torch.cat(column), order, agents.xs.size(0))
             for column in zip(*((y, a.view(-1), e.view(-1).bool(), States(s).whole()) for y, a, e, s in replies), strict=True)
@@ -407,6 +412,24 @@ class Decision(nn.Module):
         if agents.replayed is not None:
             actions = agents.replayed
         return Choice(ys, actions, is_exploratory, states)
+
+    def _plan_agents(self, xs: Tensor, mxs: Any, prior_actions: Tensor | None, mask: Tensor | None) -> AgentsPlan:
+        """The plan of the agents, after a look at the arguments."""
+        name, batch = type(self).__name__, xs.size(0)
+        if len(mxs) != batch:
+            raise ValueError(f"{name}: mxs must have one element for each of {batch} samples, got {len(mxs)}")
+        if self._num_agents == 1:
+            prior_actions = torch.zeros(batch, dtype=torch.int64, device=xs.device)
+        elif prior_actions is None or (batch and len(prior_actions) == 0):
+            raise ValueError(f"{name}: prior_actions must say which of the {self._num_agents} agents decides, got none")
+        elif prior_actions.numel() != batch:
+            raise ValueError(f"{name}: prior_actions must have {batch} elements, one a sample, got {prior_actions.numel()}")
+        try:
+            return _plan_of(mxs, prior_actions, self._num_agents, mask)
+        except (IndexError, RuntimeError) as error:
+            if "dispatch_plan: actions" not in str(error):
+                raise
+            raise type(error)(str(error).replace("dispatch_plan: actions", f"{name}: prior_actions")) from None
 
     def forward(
         self,
@@ -422,32 +445,23 @@ class Decision(nn.Module):
             xs: ``[B, ...]``, what the agents see.
             mxs: the meta information of :class:`Initialization`.
             prior_actions: int64 ``[B]``, the agent of each sample; not needed (and not looked at) where there is only one.
-            mask: bool (or uint8) ``[B]``, false for samples that make no decision: their action is 0.
+            mask: bool (or uint8) ``[B]``, false for samples that make no decision: their action is 0. It may be false for all.
             update_target: the batch to return in place of `xs`, with the gradient of the choice where it has one.
 
         Returns:
             ``(xs or update_target, mxs, actions [B])``. Where nothing changes it, the batch is the same tensor, not a copy.
 
         Raises:
-            ValueError: prior actions are missing, an argument is not of the batch's length, or no sample is active.
+            ValueError: prior actions are missing, or an argument is not of the batch's length.
             RuntimeError: an agent is out of range.
         """
-        name, batch = type(self).__name__, xs.size(0)
-        if len(mxs) != batch:
-            raise ValueError(f"{name}: mxs must have one element for each of {batch} samples, got {len(mxs)}")
-        if self._num_agents == 1:
-            prior_actions = torch.zeros(batch, dtype=torch.int64, device=xs.device)
-        elif prior_actions is None or len(prior_actions) == 0:
-            raise ValueError(f"{name}: prior_actions must say which of the {self._num_agents} agents decides, got none")
-        elif prior_actions.numel() != batch:
-            raise ValueError(f"{name}: prior_actions must have {batch} elements, one a sample, got {prior_actions.numel()}")
-        if mask is not None:
-            mask = mask.reshape(-1).bool()
-        asked = _plan_of(mxs, prior_actions, self._num_agents, mask)
-        if asked.num_deciding == 0:
-            raise ValueError(f"{name}: mask must leave at least one sample active, got none")
+        batch = xs.size(0)
+        mask = None if mask is None else mask.reshape(-1).bool()
+        asked = self._plan_agents(xs, mxs, prior_actions, mask)
         agents = Agents(xs, xs if update_target is None else update_target, asked)
         agents.replayed = next_replayed(batch, xs.device, self._num_selections)
+        if asked.num_deciding == 0:
+            return agents.ys, mxs, torch.zeros(batch, dtype=torch.int64, device=xs.device)
         by_agent = type(self)._forward is not Decision._forward
         choice = self._ask_each(agents) if by_agent else self._decide(agents)
         ys, actions, is_exploratory, states = choice
@@ -478,7 +492,7 @@ def _plan_of(mxs: Any, prior_actions: Tensor, num_agents: int, mask: Tensor | No
 def _record(mxs: Any, step: Step) -> None:
     if isinstance(mxs, Trajectory):
         mxs.batch_steps.append(step)
-        whole, deciding = looks_at_states(step.reward_func), step.deciding
+        whole, deciding = is_users(step.reward_func), step.deciding
         states, actions = step.states if whole else step.stored.rows, step.actions
         if deciding is not None:
             states, actions = states[deciding] if whole else states, actions[deciding]

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..ops import DispatchPlan, dispatch_plan, grouped_linear
+from ..ops import DispatchPlan, combine_rows, dispatch_plan, grouped_linear
+from .choices import choices_of, each_choice
 from .linear_stages import linear_stages
 
 
@@ -73,21 +74,31 @@ class LinearBank(nn.Module):
             f"bias={self.bias is not None}, activation={self.activation!r}"
         )
 
-    def forward(self, x: Tensor, actions: Tensor | DispatchPlan, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, actions: Tensor | DispatchPlan, mask: Tensor | None = None, weights: Tensor | None = None
+    ) -> Tensor:
         """``y[i] = act(weight[a_i] x[i] + bias[a_i])``; zero where ``mask`` is false.
 
         Args:
             x: ``[B, d]``.
-            actions: int64 ``[B]``, or the plan that :func:`~routing_ext.ops.dispatch_plan` made of them.
+            actions: int64 ``[B]``, or the plan that :func:`~routing_ext.ops.dispatch_plan` made of them; with `weights`, int64
+                ``[B, n]``, n layers for each sample, or the plan of all ``B * n``.
             mask: bool ``[B]``.
+            weights: ``[B, n]``, or ``[B]`` for n = 1: the result is the sum of the layers', each times its weight.
 
         Returns:
             ``[B, o]``.
 
         Raises:
-            ValueError: a plan for another number of modules, or a plan and a mask.
+            ValueError: a plan for another number of modules, or a plan and a mask; actions and weights of different shapes.
             RuntimeError: wrong shape, dtype or device, or an action outside ``[0, K)``.
         """
+        if weights is not None:
+            chosen = actions.order if isinstance(actions, DispatchPlan) else actions
+            choices = choices_of("LinearBank", x.size(0), chosen, weights)
+            rows, mask = each_choice(x, mask, choices)
+            ys = self.forward(rows, actions if isinstance(actions, DispatchPlan) else actions.reshape(-1), mask)
+            return combine_rows(ys, weights.view(x.size(0), choices))
         if isinstance(actions, DispatchPlan):
             if mask is not None:
                 raise ValueError("LinearBank: mask must be None where actions is a plan, which has its own")

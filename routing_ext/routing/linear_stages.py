@@ -127,17 +127,23 @@ def _are_plain(tensors: list[Tensor], shape: torch.Size) -> bool:
     return True
 
 
-def _chain(module: nn.Module) -> list[tuple[dict[str, Any], bool]] | None:
-    """The parameters of the module's linear layers, each with whether a ReLU follows; empty for a ReLU alone."""
+def calls_forward_alone(module: nn.Module) -> bool:
+    """Whether calling it is its class's ``forward`` and nothing else, but for global hooks."""
     own = module.__dict__
-    if (
+    return not (
         own["_forward_hooks"]
         or own["_forward_pre_hooks"]
         or own["_backward_hooks"]
         or own["_backward_pre_hooks"]
         or "forward" in own
-    ):
+    )
+
+
+def _chain(module: nn.Module) -> list[tuple[dict[str, Any], bool]] | None:
+    """The parameters of the module's linear layers, each with whether a ReLU follows; empty for a ReLU alone."""
+    if not calls_forward_alone(module):
         return None
+    own = module.__dict__
     cls = module.__class__
     forward, kind = _kinds.get(cls) or _recognise(module)
     if forward is not cls.forward:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..ops.policy_gradients import discounted_returns, handles
 from .decision import Decision, Experience, Followed
-from .rewards import CorrectClassifiedReward, final_rewards, looks_at_states, rewards_of
+from .rewards import CorrectClassifiedReward, final_rewards, is_users, rewards_of
 from .trajectory import States, Step, Trajectory, batch_of
 
 
@@ -36,7 +36,7 @@ class Loss(nn.Module):
 
     Args:
         pytorch_loss_func: a loss of torch, whose ``reduction`` is set to ``"none"``, or any callable that returns one value
-            (or one row of values) a sample.
+            (or several, whose sum is taken) a sample.
         routing_reward_func: the final reward, a :class:`~routing_ext.routing.BaseReward`.
         discounting: of later rewards. The reference stores it and leaves it out.
         clear: forget the per-action rewards' histories after each call.
@@ -70,6 +70,8 @@ class Loss(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """``(module_loss, routing_loss)``, each a mean, or ``[B]`` if not `reduce`.
 
+        Also ``(ysest, ystrue, mys)``, the order of the reference's README.
+
         Args:
             ysest: ``[B, ...]``, the network's output.
             mys: the meta information of the batch, also reordered, or a part of it.
@@ -77,17 +79,11 @@ class Loss(nn.Module):
             external_losses: ``[B, ...]``, in place of `pytorch_loss_func`; summed for each sample.
 
         Raises:
-            ValueError: neither targets nor losses, or arguments of different lengths.
+            ValueError: neither targets nor losses, one loss for the whole batch, or arguments of different lengths.
         """
-        if ystrue is None and external_losses is None:
-            raise ValueError("Loss: ystrue or external_losses must be given, got neither")
-        if external_losses is not None:
-            losses = external_losses.reshape(external_losses.size(0), -1).sum(1)
-        else:
-            losses = self._loss_func(ysest, ystrue)
-            if losses.dim() > 1:
-                losses = losses.sum(1)
-                losses = losses if losses.dim() == 1 else losses.reshape(-1)
+        if isinstance(mys, Tensor) and ystrue is not None:
+            mys, ystrue = ystrue, mys
+        losses = self._module_losses(ysest, ystrue, external_losses)
         if ystrue is None:
             if isinstance(self._reward_func, CorrectClassifiedReward):
                 raise ValueError("Loss: ystrue must be given for CorrectClassifiedReward, got None")
@@ -96,24 +92,37 @@ class Loss(nn.Module):
         if len(set(lengths.values())) > 1:
             raise ValueError(f"Loss: losses, mys, ysest and ystrue must have one element a sample, got {lengths}")
         final = final_rewards(self._reward_func, losses, ysest, ystrue)
-        found = batch_of(mys)
-        if found is None:
+        wide = torch.float64 if torch.float64 in (final.dtype, losses.dtype) else torch.float32
+        final = final if final.dtype is wide else final.to(wide)
+        of_batch = batch_of(mys)
+        if of_batch is None:
             decisions = _of_samples(list(mys), final)
         else:
-            trajectory, index = found
+            trajectory, index = of_batch
             index = None if index is None else index.to(final.device)
             _keep(trajectory, index, final)
-            decisions = [_of_batch(step, index) for step in trajectory.batch_steps]
+            found = (_of_batch(step, index) for step in trajectory.batch_steps)
+            decisions = [step for step in found if step is not None]
         routing = self._routing_loss(decisions, final)
         return (losses.mean(), routing.mean()) if reduce else (losses, routing)
 
+    def _module_losses(self, ysest: Tensor, ystrue: Tensor | None, external_losses: Tensor | None) -> Tensor:
+        """``[B]``."""
+        if external_losses is not None:
+            return external_losses.reshape(external_losses.size(0), -1).sum(1)
+        if ystrue is None:
+            raise ValueError("Loss: ystrue or external_losses must be given, got neither")
+        losses: Tensor = self._loss_func(ysest, ystrue)
+        if losses.dim() == 0:
+            raise ValueError("Loss: pytorch_loss_func must return a loss for each sample, got one number")
+        return losses if losses.dim() == 1 else losses.flatten(1).sum(1)
+
     def _routing_loss(self, steps: Sequence[_Decisions], final: Tensor) -> Tensor:
-        batch = final.size(0)
-        routing = torch.zeros(batch, dtype=torch.promote_types(final.dtype, torch.float32), device=final.device)
+        """``[B]``, of the dtype of the final rewards, or of a wider one that losses have."""
         if not steps:
-            return routing
+            return torch.zeros_like(final)
         known = self._known_rewards(steps, final)
-        count = 1 if known is not None else _count(steps, routing)
+        count = 1 if known is not None else _count(steps, final)
         calls: dict[Hashable, list[tuple[_Decisions, Followed]]] = {}
         later = _Later()
         for j in reversed(range(len(steps))):
@@ -122,18 +131,13 @@ class Loss(nn.Module):
             made = Followed(*later.after(step), reward, cum_return, final)
             calls.setdefault(_key(step), []).append((step, made))
             later.push(step, cum_return)
-        for made_in_call in calls.values():
-            made_in_call.reverse()
-            of_call = self._of_call(made_in_call, routing)
-            routing = (
-                of_call
-                if len(calls) == 1 and (of_call.dtype, of_call.shape) == (routing.dtype, routing.shape)
-                else routing + of_call
-            )
+        found = [self._of_call(made_in_call[::-1], final) for made_in_call in calls.values()]
         if self._clear:
             for reward_func in {id(s.reward_func): s.reward_func for s in steps if s.reward_func is not None}.values():
                 reward_func.clear()
-        return routing
+        if len(found) == 1 and (found[0].dtype, found[0].shape) == (final.dtype, final.shape):
+            return found[0]
+        return sum(found, torch.zeros_like(final))
 
     def _known_rewards(self, steps: Sequence[_Decisions], final: Tensor) -> list[tuple[Tensor, Tensor]] | None:
         """Each step's :meth:`_earned`, where one call gives all of them: all samples made all decisions; no gradient."""
@@ -195,7 +199,7 @@ def _key(step: _Decisions) -> Hashable:
         losses = type(step.loss_func.__self__)._losses
         if getattr(losses, "is_row_by_row", False):
             return losses, step.states.num_selections, step.states.rows.dim()
-    return step.loss_func  # type: ignore[no-any-return]
+    return step.loss_func, step.states.num_selections  # a static method may serve layers of several sizes
 
 
 def _select(made: Followed, rows: Tensor) -> Followed:
@@ -263,8 +267,8 @@ def _keep(trajectory: Trajectory, index: Tensor | None, final: Tensor) -> None:
     trajectory.final_rewards = known.index_copy(0, index, final)
 
 
-def _of_batch(step: Step, index: Tensor | None) -> _Decisions:
-    """A step of a trajectory, of its samples `index`."""
+def _of_batch(step: Step, index: Tensor | None) -> _Decisions | None:
+    """A step of a trajectory, of its samples `index`; None if none of these made a decision."""
     states, actions, mask, rows = step.stored, step.actions, step.mask, step.deciding
     if not _is_ours(step.decision._loss):
         states = States(step.padded_states())
@@ -273,7 +277,9 @@ def _of_batch(step: Step, index: Tensor | None) -> _Decisions:
         if mask is not None:
             mask = mask[index]
             rows = mask.nonzero().view(-1)
-    rewards = rewards_of(step.reward_func, states.whole() if looks_at_states(step.reward_func) else states.rows, actions, mask)
+            if rows.numel() == 0:
+                return None
+    rewards = rewards_of(step.reward_func, states.whole() if is_users(step.reward_func) else states.rows, actions, mask)
     return _Decisions(step.decision._loss, step.reward_func, mask, rows, states, actions, rewards, None)
 
 

@@ -7,6 +7,7 @@ subclass, overrides one of the two; what it overrides is what is called.
 from __future__ import annotations
 
 import abc
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -69,7 +70,7 @@ def final_rewards(reward: Any, loss: Tensor, yest: Tensor, ytrue: Tensor) -> Ten
     if _is_batched(reward, "forward"):
         return reward.forward_batch(loss, yest, ytrue)  # type: ignore[no-any-return]
     samples = zip(loss.split(1), yest.split(1), ytrue.split(1), strict=True)
-    return _stacked((reward(*sample) for sample in samples), loss.device)
+    return _stacked((reward(*sample) for sample in samples), loss.device, f"{_name_of(reward)} of a sample")
 
 
 # ---- for each choice ---------------------------------------------------------------------------------------------------
@@ -78,14 +79,21 @@ def final_rewards(reward: Any, loss: Tensor, yest: Tensor, ytrue: Tensor) -> Ten
 class PerActionBaseReward:
     """No reward; the base of the per-action rewards, which remember the last actions.
 
+    A class of the user's finds the last choices where the reference has them: in the deques ``_actions``, of tensors ``[]``,
+    and ``_dists``, of their states ``[1, K, 5]``. The classes here keep the actions alone, in one tensor.
+
     Args:
         history_window: how many actions are remembered.
     """
 
+    _actions: Any
+    _dists: Any
+    _latest: Tensor | None  # int64, the last one last
+    _precomp: Tensor | None
+
     def __init__(self, history_window: int = 256, *args: Any, **kwargs: Any) -> None:
         self._hist_len = history_window
-        self._actions: Tensor | None = None  # int64, the last one last
-        self._precomp: Tensor | None = None
+        PerActionBaseReward.clear(self)
 
     def register(self, dist: Tensor, action: Tensor) -> None:
         """Remembers the choice of a sample. ``dist [1, K, C]``: its state; ``action []``."""
@@ -93,13 +101,21 @@ class PerActionBaseReward:
 
     def register_batch(self, states: Tensor, actions: Tensor) -> None:
         """Remembers the choices ``actions [n]`` at ``states [n, K, C]``, in this order."""
-        known, new, kept = self._actions, actions.detach(), self._hist_len
-        if new.is_cpu and new.dim() == 1:
-            self._actions = latest_actions(None if known is None else known.cpu(), new, kept)
-        elif known is None or new.numel() >= kept:
-            self._actions = new[max(new.numel() - kept, 0) :].clone()
+        known, new, kept = self._latest, actions.detach(), self._hist_len
+        if is_users(self):
+            self._actions.extend(new)
+            self._dists.extend(padded(states.detach()).split(1))
         else:
-            self._actions = torch.cat([known.to(new.device)[max(known.numel() + new.numel() - kept, 0) :], new])
+            self._latest = latest_actions(None if known is None else known.to(new.device), new.reshape(-1), kept)
+
+    def _remembered(self) -> Tensor:
+        """int64 ``[.]``: the last actions, the last one last."""
+        latest = self._latest
+        if is_users(self) and self._actions:
+            latest = torch.stack(list(self._actions))
+        if latest is None:
+            raise ValueError(f"{type(self).__name__}.get_reward: no action was registered yet")
+        return latest
 
     def get_reward(self, dist: Tensor, action: Tensor) -> Tensor:
         """The reward for the choice of a sample."""
@@ -111,8 +127,8 @@ class PerActionBaseReward:
 
     def clear(self) -> None:
         """Forgets."""
-        self._actions = None
-        self._precomp = None
+        self._actions, self._dists = deque(maxlen=self._hist_len), deque(maxlen=self._hist_len)
+        self._latest = self._precomp = None
 
 
 class CollaborationReward(PerActionBaseReward):
@@ -127,17 +143,10 @@ class CollaborationReward(PerActionBaseReward):
         self._num_actions = num_actions
 
     def get_reward_batch(self, states: Tensor, actions: Tensor) -> Tensor:
-        if self._actions is None:
-            raise ValueError("CollaborationReward.get_reward: no action was registered yet")
-        history = self._actions.to(actions.device)
+        history = self._remembered().to(actions.device)
         num_actions = states.size(1) if self._num_actions is None else self._num_actions
-        if actions.is_cpu and actions.dim() == 1:
-            self._precomp, rewards = collaboration_rewards(history, actions, num_actions, self._reward_ratio)
-            return rewards
-        ones = torch.ones(1, device=history.device).expand(history.numel())
-        counts = torch.zeros(num_actions, device=history.device).scatter_add_(0, history, ones)
-        self._precomp = counts / history.numel() * self._reward_ratio
-        return self._precomp[actions] * self._reward_ratio
+        self._precomp, rewards = collaboration_rewards(history, actions.reshape(-1), num_actions, self._reward_ratio)
+        return rewards.view(actions.shape)
 
 
 class RunningAverageCollaborationReward(PerActionBaseReward):
@@ -151,6 +160,11 @@ class RunningAverageCollaborationReward(PerActionBaseReward):
         self._reward_ratio = reward_ratio
         self._num_actions = num_actions
         self._adaptation_rate = 10 ** (-1.0 / history_len)
+        self._actions = None  # then the average [K]
+
+    def clear(self) -> None:
+        super().clear()
+        self._actions = None
 
     def register_batch(self, states: Tensor, actions: Tensor) -> None:
         # The average [K] of one action after the other, in closed form: the i-th of n has the weight r^(n - 1 - i) (1 - r),
@@ -170,8 +184,9 @@ class RunningAverageCollaborationReward(PerActionBaseReward):
 
     def get_reward_batch(self, states: Tensor, actions: Tensor) -> Tensor:
         if self._actions is None:
-            raise ValueError("RunningAverageCollaborationReward.get_reward: no action was registered yet")
-        return self._actions.to(actions.device)[actions] * self._reward_ratio
+            raise ValueError(f"{type(self).__name__}.get_reward: no action was registered yet")
+        average: Tensor = self._actions.to(actions.device)
+        return average[actions] * self._reward_ratio
 
 
 class ManualReward(PerActionBaseReward):
@@ -194,8 +209,8 @@ class ManualReward(PerActionBaseReward):
         return self._rewards[actions]
 
 
-def looks_at_states(reward: Any) -> bool:
-    """Whether anything but the number of actions can matter of the states."""
+def is_users(reward: Any) -> bool:
+    """Whether it is none of the classes here: then more than the number of actions may matter of the states."""
     return type(reward).__module__ != __name__
 
 
@@ -215,8 +230,17 @@ def rewards_of(reward: Any, states: Tensor, actions: Tensor, mask: Tensor | None
     states, nothing = padded(states), actions.new_zeros((), dtype=torch.float32)
     asked = [True] * actions.numel() if mask is None else mask.tolist()
     rewards = (reward.get_reward(states[i : i + 1], a) if asked[i] else nothing for i, a in enumerate(actions))
-    return _stacked(rewards, actions.device)
+    return _stacked(rewards, actions.device, f"{_name_of(reward)}.get_reward")
 
 
-def _stacked(rewards: Iterable[Any], device: torch.device) -> Tensor:
-    return torch.stack([torch.as_tensor(reward, device=device).reshape(()) for reward in rewards])
+def _name_of(reward: Any) -> str:
+    return getattr(reward, "__name__", type(reward).__name__)
+
+
+def _stacked(rewards: Iterable[Any], device: torch.device, source: str) -> Tensor:
+    """``[n]`` of what the source returned."""
+    values = [torch.as_tensor(reward, device=device) for reward in rewards]
+    for value in values:
+        if value.numel() != 1:
+            raise ValueError(f"{source}: must be one number, got {list(value.shape)}")
+    return torch.stack([value.reshape(()) for value in values]) if values else torch.zeros(0, device=device)

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ops import DispatchPlan, dispatch_plan
+from ..ops import DispatchPlan, combine_rows, dispatch_plan
 from .apply_modules import apply_modules
+from .choices import choices_of, each_choice
 from .linear_stages import linear_stages, select_linear_layers
 
 _InputKind = tuple[torch.Size, torch.dtype, torch.dtype | None]
@@ -51,32 +52,40 @@ class Selection(nn.Module):
         self._selection_log: list[Tensor] = []
         self.last_selection_freeze = []
         linear_stages(modules)  # learns about their classes now: torch.compile cannot trace that
-        self._last_output: tuple[_InputKind, torch.Size, torch.dtype] | None = (
-            None  # shape and dtype of the output for an input
-        )
+        # The shape and dtype of the output for an input.
+        self._last_output: tuple[_InputKind, torch.Size, torch.dtype] | None = None
 
     def extra_repr(self) -> str:
         return f"name={self.name!r}" if self.name else ""
 
-    def forward(self, xs: Tensor, mxs: Any, actions: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Any, Tensor]:
+    def forward(
+        self, xs: Tensor, mxs: Any, actions: Tensor, mask: Tensor | None = None, weights: Tensor | None = None
+    ) -> tuple[Tensor, Any, Tensor]:
         """Sends the batch through the modules.
 
         Args:
             xs: ``[B, ...]``.
             mxs: the samples' meta information, one each; returned as it is.
-            actions: integers ``[B]`` or ``[B, 1]``, the module of each sample.
+            actions: integers ``[B]`` or ``[B, 1]``, the module of each sample; with `weights`, ``[B, n]``, n modules.
             mask: bool (or uint8) ``[B]``, false for samples that take no part: their output is zero.
+            weights: ``[B, n]``, or ``[B]`` for n = 1: the output is the sum of the modules', each times its weight.
 
         Returns:
             ``(ys [B, ...], mxs, actions)``. A single module is called on the whole batch, whatever actions and mask say.
 
         Raises:
-            ValueError: ``mxs`` or ``actions`` is not of the batch's length.
+            ValueError: ``mxs``, ``actions`` or ``weights`` is not of the batch's length.
             RuntimeError: an action is outside ``[0, K)``, or a mask has the wrong shape, dtype or device.
         """
         batch = xs.size(0)
         if len(mxs) != batch:
             raise ValueError(f"Selection: mxs must have one element for each of {batch} samples, got {len(mxs)}")
+        if weights is not None:
+            choices = choices_of(type(self).__name__, batch, actions, weights)
+            of_each = [mx for mx in mxs for _ in range(choices)] if self._store_module_pointers else range(batch * choices)
+            rows, own_mask = each_choice(xs, mask, choices)
+            of_choices, _, _ = self.forward(rows, of_each, actions.reshape(-1), own_mask)
+            return combine_rows(of_choices, weights.view(batch, choices)), mxs, actions
         modules: list[nn.Module] = list(self._submodules._modules.values())
         if len(modules) == 1:
             return modules[0](xs), mxs, actions

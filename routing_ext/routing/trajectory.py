@@ -263,6 +263,12 @@ class Trajectory(Sequence[SampleView]):
     def __iter__(self) -> Iterator[SampleView]:
         return (self[i] for i in range(self.batch_size))
 
+    def __add__(self, others: Iterable[Any]) -> list[Any]:
+        return [*self, *others]
+
+    def __radd__(self, others: Iterable[Any]) -> list[Any]:
+        return [*others, *self]
+
     def is_edited(self) -> bool:
         """Whether the steps of a sample are no longer those of the batch."""
         return any(view.is_edited() for view in self._views.values())

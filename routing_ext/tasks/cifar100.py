@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import pickle
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,9 @@ def _read_pickle(path: Path) -> tuple[Tensor, Tensor, Tensor]:
     try:
         with path.open("rb") as file:
             content = _ArrayUnpickler(file, encoding="bytes").load()
-        pixels, coarse, fine = (content[key] for key in (b"data", b"coarse_labels", b"fine_labels"))
+        # Bytes as published; text where Python 3 has saved it again.
+        content = {key.decode() if isinstance(key, bytes) else key: value for key, value in content.items()}
+        pixels, coarse, fine = (content[key] for key in ("data", "coarse_labels", "fine_labels"))
         images = torch.from_numpy(pixels).view(-1, *SHAPE)
         labels = torch.tensor([coarse, fine], dtype=torch.int64)
     except Exception as error:  # a damaged pickle can raise anything
@@ -118,10 +121,14 @@ class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         import numpy
 
-        reconstruct = numpy.empty(0).__reduce__()[0]  # its module has another name in numpy 2
+        # Their modules have other names in numpy 2.
+        reconstruct, from_buffer = (numpy.empty(0).__reduce_ex__(protocol)[0] for protocol in (2, 5))
         allowed = {
             ("numpy.core.multiarray", "_reconstruct"): reconstruct,
             ("numpy._core.multiarray", "_reconstruct"): reconstruct,
+            ("numpy.core.numeric", "_frombuffer"): from_buffer,
+            ("numpy._core.numeric", "_frombuffer"): from_buffer,
+            ("_codecs", "encode"): codecs.encode,  # of bytes, where Python 3 writes for Python 2
             ("numpy", "ndarray"): numpy.ndarray,
             ("numpy", "dtype"): numpy.dtype,
         }

@@ -53,9 +53,10 @@ class CircuitConfig:
         mem_wid: W, elements of a location.
         num_allowed_shifts: S, of an NTM.
         clip_value: hidden state and output, before its logistic function, are clipped to +- this.
-        usage: of a DNC: reference (as pytorch-dnc) or paper (Graves et al., 2016).
+        usage: of a DNC: reference (as pytorch-dnc), paper (Graves et al., 2016) or package (as the package dnc).
         allocation: of a DNC: sort (as published) or softmax (Ben-Ari and Bekker, 2017).
         temperature: of that softmax.
+        erase_freed: of a DNC: what the free gates free is erased, too (de-allocation; Csordas and Schmidhuber, 2019).
 
     Raises:
         ValueError: a number out of range.
@@ -69,9 +70,10 @@ class CircuitConfig:
     mem_wid: int = 16
     num_allowed_shifts: int = 3
     clip_value: float = 20.0
-    usage: Literal["reference", "paper"] = "reference"
+    usage: Literal["reference", "paper", "package"] = "reference"
     allocation: Literal["sort", "softmax"] = "sort"
     temperature: float = 0.5
+    erase_freed: bool = False
 
     def __post_init__(self) -> None:
         for name in ("hidden_dim", "num_write_heads", "num_read_heads", "mem_hei", "mem_wid", "num_allowed_shifts"):

@@ -69,7 +69,7 @@ def read_config(path: str | Path) -> tuple[Problem, TrainConfig]:
 
 
 def write_config(path: str | Path, problem: Problem, config: TrainConfig) -> None:
-    """Writes all options, in YAML, or in JSON if the name ends with .json.
+    """Writes all options, in YAML, or in JSON if the name ends with .json; whole, or not at all.
 
     Args:
         path: of the file.
@@ -78,9 +78,16 @@ def write_config(path: str | Path, problem: Problem, config: TrainConfig) -> Non
     """
     path, options = Path(path), to_options(problem, config)
     if path.suffix == ".json":
-        path.write_text(json.dumps(options, indent=2) + "\n")
+        text = json.dumps(options, indent=2) + "\n"
     else:
-        path.write_text(require("yaml", "PyYAML").safe_dump(options, sort_keys=False))
+        text = require("yaml", "PyYAML").safe_dump(options, sort_keys=False)
+    part = path.with_name(f".{path.name}.part")  # on a full disk, the file that was there must stay
+    try:
+        part.write_text(text)
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _load_yaml(text: str) -> Any:

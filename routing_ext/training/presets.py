@@ -86,6 +86,7 @@ _MULTITASK_CONFIG = TrainConfig(
     evaluate_every=250,
 )
 _SEQUENCE_DEFAULTS = {
-    "copy": (_NTM, dataclasses.replace(_PYTORCH_DNC, steps=5000, lr=1e-3, schedule="linear", report_every=100)),
+    # At an eps of 1e-10, RMSprop goes on with full steps when nothing is left to be learned, until something is lost.
+    "copy": (_NTM, dataclasses.replace(_PYTORCH_DNC, steps=4000, lr=2e-3, eps=1e-7, schedule="linear", report_every=100)),
     "repeat-copy": (_DNC, TrainConfig(steps=2500, lr=5e-3, schedule="linear", report_every=50, evaluate_every=250, threads=1)),
 }

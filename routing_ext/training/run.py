@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
@@ -48,6 +49,7 @@ class Run:
         self.problem = problem
         self.config = config
         self.checkpoints = Checkpoints(path / "checkpoints", config.keep_checkpoints)
+        self._lock: int | None = None
 
     @classmethod
     def create(cls, path: str | Path, problem: Problem, config: TrainConfig) -> Run:
@@ -64,7 +66,7 @@ class Run:
         run = cls(Path(path), problem, config)
         try:
             run.path.mkdir(parents=True, exist_ok=True)
-            if any(run.path.iterdir()):
+            if any(path.name != "environment.json" for path in run.path.iterdir()):  # which alone is of one that failed here
                 raise RunError(f"{path} is not empty: give another folder, or go on with a run by --resume {path}")
             (run.path / "environment.json").write_text(json.dumps(describe_environment(), indent=2) + "\n")
             write_config(run.path / "config.yaml", problem, config)
@@ -87,6 +89,29 @@ class Run:
         if not (path / "config.yaml").is_file():
             raise RunError(f"{path} is no run: it must have a file config.yaml, as `routing-ext train` writes it")
         return cls(path, *read_config(path / "config.yaml"))
+
+    def lock(self) -> None:
+        """Keeps other processes from training it, until :meth:`unlock` or the end of this process, whatever ends it.
+
+        Raises:
+            RunError: another process trains it.
+        """
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(folder)
+            raise RunError(f"{self.path} is being trained by another process: wait for its end, or stop it") from None
+        except OSError:  # a file system without locks
+            os.close(folder)
+            return
+        self._lock = folder
+
+    def unlock(self) -> None:
+        """Lets others train it."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     @property
     def name(self) -> str:

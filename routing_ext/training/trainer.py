@@ -103,7 +103,7 @@ class Trainer:
             The last evaluation.
 
         Raises:
-            Interrupted: by SIGINT or SIGTERM; the checkpoint is written before.
+            Interrupted: by SIGINT, SIGTERM or SIGHUP; the checkpoint is written before.
             Diverged: the loss is not finite, or explodes; checkpoints are those from before.
             CheckpointError: a checkpoint cannot be written; those before are as they were.
             RunError: something else cannot be written.
@@ -261,7 +261,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _signals_noted(self) -> Iterator[None]:
-        """SIGINT and SIGTERM end training after the step under way; a second SIGINT ends it at once."""
+        """SIGINT, SIGTERM and SIGHUP end training after the step under way; a second SIGINT ends it at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -270,7 +270,10 @@ class Trainer:
             self._signal = signal.Signals(number)
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        noted = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup has it ignored
+            noted.append(signal.SIGHUP)
+        before = {number: signal.signal(number, note) for number in noted}
         try:
             yield
         finally:

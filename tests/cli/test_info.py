@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -24,6 +28,17 @@ def test_packages_that_are_missing_are_named() -> None:
     from routing_ext.cli.info import version
 
     assert version("no-such-package-here") == "missing"
+
+
+def test_a_reader_that_leaves_early() -> None:
+    """As in ``routing-ext info | head -1``."""
+    command = [sys.executable, "-m", "routing_ext", "info"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.wait() == 128 + signal.SIGPIPE
+        assert process.stderr.read() == b""
 
 
 def test_it_has_no_options(capsys: pytest.CaptureFixture[str]) -> None:

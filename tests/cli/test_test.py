@@ -61,6 +61,17 @@ def test_the_same_seed_tests_the_same(trained: Path, capsys: pytest.CaptureFixtu
     assert outputs[0] == outputs[1] != outputs[2]
 
 
+def test_tasks_of_digits_are_measured_in_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(tmp_path / "graphs")
+    few = "--min-nodes 3 --max-nodes 4 --min-degree 1 --max-degree 2 --min-path-length 1 --max-path-length 2 --no-curriculum"
+    assert cli.main(["train", "graph-traversal", *SIZES.split(), *few.split(), "--out", path]) == 0
+    capsys.readouterr()
+    assert cli.main(["test", path, "--sequences", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "whoever guesses pays 3.32 bits a digit" in printed
+    assert "bits a digit" in printed.splitlines()[1]
+
+
 def test_tasks_and_their_modules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(tmp_path / "digits")
     options = "--data digits --steps 4 --threads 1 --no-progress --algorithm WPL"

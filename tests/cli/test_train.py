@@ -16,7 +16,7 @@ from full_disk import largest_file
 
 from routing_ext.cli import main
 from routing_ext.tasks import Copy
-from routing_ext.training import PRESETS, Run, SequenceProblem
+from routing_ext.training import PRESETS, Run, SequenceProblem, read_config
 
 TINY = ["--circuit", "lstm", "--hidden-dim", "8", "--batch-size", "4", "--threads", "1", "--evaluation-batches", "1"]
 TRAIN = ["train", "copy", *TINY, "--steps", "20", "--checkpoint-every", "5", "--evaluate-every", "10", "--report-every", "5"]
@@ -68,12 +68,37 @@ def test_a_file_a_run_or_a_preset_gives_the_options(capsys: pytest.CaptureFixtur
 
 def test_resuming_a_run_may_change_how_it_goes_on_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TRAIN, "--out", "run"]) == 0
+    assert main(["train", "--resume", "run", "--no-progress"]) == 0
+    assert "run had all its 20 steps before; a larger --steps trains on" in capsys.readouterr().out
     assert main(["train", "--resume", "run", "--steps", "30", "--lr", "1e-4", "--no-progress"]) == 0
     assert (Run.open("run").config.steps, Run.open("run").config.lr) == (30, 1e-4)
     assert "cannot change seed" in complaint(["train", "--resume", "run", "--seed", "3"], 2, capsys)
     assert "cannot change the task" in complaint(["train", "--resume", "run", "--hidden-dim", "9"], 2, capsys)
     assert "--out cannot be given" in complaint(["train", "--resume", "run", "--out", "other"], 2, capsys)
     assert "the task is copy" in complaint(["train", "repeat-copy", "--resume", "run"], 2, capsys)
+
+
+def test_options_go_into_a_file_and_back(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("all.yaml", "all.json"):
+        assert main([*TRAIN, "--lr", "0.5", "--max-num-words", "6", "--write-config", name]) == 0
+        assert f"routing-ext train --config {name}" in capsys.readouterr().out
+        assert not Path("runs").exists()
+        problem, config = read_config(name)
+        assert isinstance(problem, SequenceProblem)
+        assert (config.lr, config.batch_size, problem.circuit.circuit, problem.task) == (0.5, 4, "lstm", Copy(max_num_words=6))
+    assert json.loads(Path("all.json").read_text())["task"] == "copy"
+    assert "cannot write no/folder.yaml: No such file" in complaint([*TRAIN, "--write-config", "no/folder.yaml"], 1, capsys)
+
+
+def test_one_process_trains_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TRAIN, "--out", "run"]) == 0
+    other, before = Run.open("run"), Path("run/config.yaml").read_text()
+    other.lock()
+    text = complaint(["train", "--resume", "run", "--steps", "30"], 1, capsys)
+    assert "run is being trained by another process: wait for its end, or stop it" in text
+    assert Path("run/config.yaml").read_text() == before
+    other.unlock()
+    assert main(["train", "--resume", "run", "--steps", "30", "--no-progress"]) == 0
 
 
 def test_wrong_command_lines(capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,6 +112,9 @@ def test_wrong_command_lines(capsys: pytest.CaptureFixture[str]) -> None:
         "train copy --circuit gru": "gru",
         "train copy --min-num-words 20": "1 <= min_num_words <= max_num_words, got 20 and 10",
         "train copy --devices 0": "devices must be at least 1, got 0",
+        "train copy --threads many": "expected {None}|INT, got ['many'] (see routing-ext train copy --help)",
+        "train --preset juggling": "unknown preset juggling: use ntm-copy or dnc-repeat-copy",
+        "train copy --preset juggling": "unknown preset juggling",
         "train copy --device abacus": "device abacus cannot be used",
         "train copy --init nowhere.pth": "cannot read nowhere.pth",
         "train copy --config nowhere.yaml": "cannot read nowhere.yaml",
@@ -131,7 +159,7 @@ def test_divergence(capsys: pytest.CaptureFixture[str]) -> None:
     assert "there is no checkpoint yet. Try a smaller --lr (now 1e+39)" in text
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signals(number: signal.Signals, code: int, capsys: pytest.CaptureFixture[str]) -> None:
     def stop() -> None:
         while not Path("run/checkpoints/step-00000005.pt").exists():
@@ -168,6 +196,18 @@ def test_a_full_disk_loses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
         text = complaint(["train", "--resume", "run", "--steps", "40", "--no-progress"], 1, capsys)
     assert "step-00000025.pt (File too large); step-00000020.pt is the last one: free some space" in text
     assert {path: path.read_bytes() for path in Path("run/checkpoints").iterdir()} == kept
+
+
+def test_a_disk_that_is_full_from_the_beginning(capsys: pytest.CaptureFixture[str]) -> None:
+    with largest_file(10):
+        text = complaint([*TRAIN, "--out", "run"], 1, capsys)
+    assert "cannot write to run: File too large; give another folder with --out" in text
+    assert main([*TRAIN, "--out", "run"]) == 0, "what was written then is no run, and is not in the way"
+    before = Path("run/config.yaml").read_bytes()
+    with largest_file(10):
+        text = complaint(["train", "--resume", "run", "--steps", "40"], 1, capsys)
+    assert "cannot write to run: File too large; it stays as it was" in text
+    assert Path("run/config.yaml").read_bytes() == before
 
 
 def test_a_disk_that_is_full_for_logs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <numeric>
 #include <random>
 #include <source_location>
@@ -64,6 +65,20 @@ struct Fiber {
   uint64_t value = 0, result = 0;
 };
 
+// Memory aligned as a block's shared memory is.
+template <class T>
+struct SharedAllocator {
+  using value_type = T;
+  static constexpr std::align_val_t kAlignment{128};
+
+  SharedAllocator() = default;
+  template <class U>
+  SharedAllocator(const SharedAllocator<U>&) {}
+  T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), kAlignment)); }
+  void deallocate(T* p, size_t) { ::operator delete(p, kAlignment); }
+  bool operator==(const SharedAllocator&) const = default;
+};
+
 // One array in a block's dynamic shared memory, in an allocation of its own with a red zone on both sides.
 class Slice {
  public:
@@ -86,7 +101,7 @@ class Slice {
   }
 
  private:
-  std::vector<unsigned char> memory_;
+  std::vector<unsigned char, SharedAllocator<unsigned char>> memory_;
 
   void poison([[maybe_unused]] bool on) {
 #ifdef __SANITIZE_ADDRESS__

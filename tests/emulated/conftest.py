@@ -20,6 +20,11 @@ def pytest_ignore_collect(collection_path: pathlib.Path, config: pytest.Config) 
     return None
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if item.path.parent == KERNELS and item.config.getoption("--emulated-cuda") is None:
+        item.add_marker(pytest.mark.cuda)
+
+
 @pytest.fixture
 def device(emulated_cuda: bool) -> str:
     """Where the CUDA kernels take their tensors from."""

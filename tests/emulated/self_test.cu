@@ -3,6 +3,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
+#include <mma.h>
 
 #include <cmath>
 #include <cstdio>
@@ -225,6 +226,49 @@ void check_small_floats() {
   REQUIRE(__bfloat162float({0x3F80}) == 1.f && __bfloat162float({0xC040}) == -3.f);
 }
 
+// ---- tile products
+// ------------------------------------------------------------------------------------------------------------
+
+namespace wmma = nvcuda::wmma;
+
+// c [16,16] = sum over k of a(i, k) b(k, j), both with the depth as the slower index, stride 24.
+template <class T, class Fragment, int kDepth>
+__global__ void product_kernel(const T* a, const T* b, float* c) {
+  wmma::fragment<wmma::matrix_a, 16, 16, kDepth, Fragment, wmma::col_major> rows;
+  wmma::fragment<wmma::matrix_b, 16, 16, kDepth, Fragment, wmma::row_major> cols;
+  wmma::fragment<wmma::accumulator, 16, 16, kDepth, float> sum;
+  wmma::load_matrix_sync(rows, a, 24);
+  wmma::load_matrix_sync(cols, b, 24);
+  wmma::fill_fragment(sum, 1.0f);
+  wmma::mma_sync(sum, rows, cols, sum);
+  wmma::store_matrix_sync(c, sum, 16, wmma::mem_row_major);
+}
+
+template <class T, class Fragment, int kDepth, class ToFloat, class FromFloat>
+void check_product(ToFloat to_float, FromFloat from_float) {
+  alignas(32) T a[kDepth * 24], b[kDepth * 24];
+  alignas(32) float c[256];
+  for (int i = 0; i < kDepth * 24; ++i) a[i] = from_float(i % 7 - 3.f), b[i] = from_float(i % 5 - 1.5f);
+  REQUIRE(launch(product_kernel<T, Fragment, kDepth>, 1, 32, 0, nullptr, a, b, c) == cudaSuccess);
+  for (int i = 0; i < 16; ++i) {
+    for (int j = 0; j < 16; ++j) {
+      float want = 1;
+      for (int k = 0; k < kDepth; ++k) want += to_float(a[k * 24 + i]) * to_float(b[k * 24 + j]);
+      REQUIRE(c[i * 16 + j] == want);
+    }
+  }
+  REQUIRE(launch(product_kernel<T, Fragment, kDepth>, 1, 32, 0, nullptr, a + 1, b, c) == cudaErrorLaunchFailure);
+}
+
+void check_products() {
+  const auto same = [](float v) { return v; };
+  check_product<__half, __half, 16>(__half2float, __float2half);
+  check_product<__nv_bfloat16, __nv_bfloat16, 16>(__bfloat162float, __float2bfloat16);
+  check_product<float, wmma::precision::tf32, 8>(same, same);
+  REQUIRE(wmma::__float_to_tf32(1.f + 0x1p-11f) == 1.f + 0x1p-10f && wmma::__float_to_tf32(1.f + 0x1p-12f) == 1.f);
+  REQUIRE(std::isnan(wmma::__float_to_tf32(NAN)) && wmma::__float_to_tf32(-3.f) == -3.f);
+}
+
 }  // namespace
 
 int main() {
@@ -232,6 +276,7 @@ int main() {
     cuda_emu::order = order;
     check_warp_operations();
     check_blocks();
+    check_products();
   }
   check_limits();
   check_small_floats();

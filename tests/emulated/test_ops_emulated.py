@@ -1,4 +1,4 @@
-"""Runs the op tests again, and kernels/, on the emulated CUDA kernels, in several thread orders and in processes of their own.
+"""Runs op tests again, circuits and kernels/, on emulated CUDA kernels, in several thread orders, in processes of their own.
 
 With --sanitize: once, under AddressSanitizer and UBSan.
 """
@@ -16,18 +16,23 @@ import emulated_build
 import pytest
 
 TESTS = pathlib.Path(__file__).parent.parent
+SUITES = ["ops", "emulated/kernels", "memory/test_circuits.py"]
 ORDERS = [0, -1, 1]
-# In a thread order other than the first: without what is slow, and without what looks at the operators' Python side.
-QUICK = ["-m", "not slow", "-k", "not compile and not opcheck"]
+# In a thread order other than the first: without what is slow or calls an operator hundreds of times, without what looks at
+# the operators' Python side, and without the many ways of lengths and resets, for whose sake no thread waits for another.
+QUICK = ["-m", "not slow", "-k", "not compile and not opcheck and not gradcheck and not lengths_and_resets"]
 
 Run = subprocess.CompletedProcess[str]
 
 
 def run(order: int, *options: str, sanitize: bool = False) -> Run:
-    suites = [str(TESTS / "ops"), str(TESTS / "emulated" / "kernels")]
-    pytest_options = ["-q", "-p", "no:cacheprovider", "--emulated-cuda", str(order), *options]
+    suites = [str(TESTS / suite) for suite in SUITES]
+    return run_pytest(*suites, "--emulated-cuda", str(order), *options, sanitize=sanitize)
+
+
+def run_pytest(*arguments: str, sanitize: bool = False) -> Run:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **(emulated_build.sanitizer_environment() if sanitize else {})}
-    command = [sys.executable, "-m", "pytest", *suites, *pytest_options]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
     done = subprocess.run(command, cwd=TESTS.parent, env=environment, capture_output=True, text=True)
     done.stdout += done.stderr
     return done
@@ -53,6 +58,14 @@ def runs(request: pytest.FixtureRequest) -> dict[int, concurrent.futures.Future[
 @pytest.mark.parametrize("order", ORDERS)
 def test_ops_in_order(order: int, runs: dict[int, concurrent.futures.Future[Run]]) -> None:
     check(runs[order].result())
+
+
+def test_layers_on_the_pretended_device(request: pytest.FixtureRequest) -> None:
+    """Layers of both kinds with tensors that are on CUDA, as far as Python and autograd can tell."""
+    if request.config.getoption("--sanitize"):
+        pytest.skip("only what --sanitize is for")
+    suites = ["routing/test_devices.py", "routing/test_choices.py", "memory/test_memory_devices.py"]
+    check(run_pytest(*(str(TESTS / suite) for suite in suites), "--pretended-cuda", "--device", "cuda", "-k", "not compile"))
 
 
 def test_ops_sanitized(request: pytest.FixtureRequest) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import pathlib
 import re
+import threading
 from typing import NamedTuple
 
 import emulated_build
@@ -22,9 +23,12 @@ class Bug(NamedTuple):
     replacement: str
     found: str
     pattern: str = ""
+    file: str = ""  # a header that the kernel includes; else the bug is in the .cu file
 
 
 PLAN, LINEAR = "dispatch_plan", "grouped_linear"
+MEMORY, STEP, NTM = "memory/memory_ops", "memory/dnc_step", "memory/ntm_step"
+GROUP, CONTENT, ALLOCATION, LINK = (f"memory/{name}.cuh" for name in ("group", "content", "allocation", "link"))
 BARRIER = "  __syncthreads();\n"
 
 BUGS = {
@@ -92,6 +96,72 @@ BUGS = {
     "linear, packs stored in odd places": Bug(
         LINEAR, "const bool aligned = width %", "const bool aligned = 0 %", SANITIZER, "store to misaligned address"
     ),
+    "memory, none": Bug(MEMORY, "", "", RIGHT),
+    "memory, no barrier between dots and softmax": Bug(
+        MEMORY,
+        "  look_up(group, look, a.dots, a.norms);\n  group.sync();\n",
+        "  look_up(group, look, a.dots, a.norms);\n",
+        WRONG,
+    ),
+    "memory, no barrier before all pairs are compared": Bug(
+        MEMORY,
+        "s[i] = above_zero(usage[i]); });\n  group.sync();\n",
+        "s[i] = above_zero(usage[i]); });\n",
+        WRONG,
+        file=ALLOCATION,
+    ),
+    "memory, equal ones not in the order of their index": Bug(
+        MEMORY, "return s_j < s_i ||", "return s_j <= s_i ||", WRONG, file=ALLOCATION
+    ),
+    "memory, columns added up before all warps are there": Bug(
+        MEMORY,
+        "    group.sync();\n    for_each(group, static_cast<int>(smaller",
+        "    for_each(group, static_cast<int>(smaller",
+        WRONG,
+        file=GROUP,
+    ),
+    "memory, next tile of columns too early": Bug(
+        MEMORY,
+        "      body.column_sums(first + j, total);\n    });\n    group.sync();\n",
+        "      body.column_sums(first + j, total);\n    });\n",
+        WRONG,
+        file=GROUP,
+    ),
+    "memory, lanes without a row skip the shuffles": Bug(
+        MEMORY,
+        "    f(row < rows ? row : rows - 1, lane, row < rows);\n",
+        "    if (row < rows) f(row, lane, true);\n",
+        REFUSED,
+        "not reached by all lanes",
+        GROUP,
+    ),
+    "memory, too little shared memory for partial sums": Bug(
+        MEMORY, "return count * larger(rows, kMaxGroup / kWarp);", "return count * rows;", REFUSED, "write outside", GROUP
+    ),
+    "step, none": Bug(STEP, "", "", RIGHT),
+    "step, no barrier between interface and usage": Bug(
+        STEP, "before.read_weights[i]; });\n  group.sync();\n", "before.read_weights[i]; });\n", WRONG
+    ),
+    "step, no barrier before the next write head": Bug(
+        STEP, "after.usage[i] = more;\n    });\n    group.sync();\n", "after.usage[i] = more;\n    });\n", WRONG
+    ),
+    "step, no barrier between writing and looking up": Bug(
+        STEP, "work.partials);\n  group.sync();\n  look_up(", "work.partials);\n  look_up(", WRONG
+    ),
+    "ntm, none": Bug(NTM, "", "", RIGHT),
+    "ntm, no barrier after the interface": Bug(
+        NTM, "  group.sync();\n  address(group, s, write_heads(s)", "  address(group, s, write_heads(s)", WRONG
+    ),
+    "ntm, no barrier between products and cosines": Bug(
+        NTM, "  group.sync();\n  const Softmax<T> by_content", "  const Softmax<T> by_content", WRONG
+    ),
+    "ntm, no barrier before shifts are taken back": Bug(
+        NTM,
+        "  group.sync();\n  for_each(group, l.heads, [&](int h) { of.grad_sharpness[h]",
+        "  for_each(group, l.heads, [&](int h) { of.grad_sharpness[h]",
+        WRONG,
+        file="memory/location.cuh",
+    ),
     # What the emulation cannot see: it has no memory ordering, and threads do not interrupt each other between two waits.
     "plan, no __syncwarp after positions advance": Bug(
         PLAN, "__popc(same_bucket);\n    __syncwarp();\n", "__popc(same_bucket);\n", RIGHT
@@ -105,21 +175,30 @@ BUGS = {
 }
 
 
-def _build(bug: Bug) -> pathlib.Path:
-    source = (emulated_build.KERNELS / f"{bug.kernel}.cu").read_text()
-    assert bug.text in source, f"the source has no {bug.text!r} any more"
-    source = source.replace(bug.text, bug.replacement)
+def _sources(bug: Bug) -> dict[str, str]:
+    """The .cu file and, if the bug is in a header, those beside it, by their names; with the bug."""
+    kernel = emulated_build.KERNELS / f"{bug.kernel}.cu"
+    place = emulated_build.KERNELS / bug.file if bug.file else kernel
+    files = {path: path.read_text() for path in [kernel, *(place.parent.glob("*.cuh") if bug.file else ())]}
+    assert bug.text in files[place], f"the source has no {bug.text!r} any more"
+    files[place] = files[place].replace(bug.text, bug.replacement)
     # One type and one size of the module table will do, and compile faster.
     for surplus in (r"\nINSTANTIATE\((double|__half|__nv_bfloat16)\);", r"\n.*return for_each_part_of<.*kLargeTable>.*"):
-        source = re.sub(surplus, "", source)
-    name = f"{bug.kernel}_{hashlib.sha256(source.encode()).hexdigest()[:12]}"
-    planted = emulated_build.BUILD / "planted" / f"{name}.cu"
-    if not planted.exists():
-        planted.parent.mkdir(parents=True, exist_ok=True)
-        partial = planted.with_suffix(f".{os.getpid()}")
-        partial.write_text(source)
-        partial.rename(planted)
-    sources = [planted, FOLDER / f"{bug.kernel}_check.cpp"]
+        files[kernel] = re.sub(surplus, "", files[kernel])
+    return {path.name: text for path, text in files.items()}
+
+
+def _build(bug: Bug) -> pathlib.Path:
+    files, stem = _sources(bug), bug.kernel.rpartition("/")[2]
+    name = f"{stem}_{hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:12]}"
+    folder = emulated_build.BUILD / "planted" / name
+    if not folder.exists():
+        partial = folder.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+        partial.mkdir(parents=True)
+        for file, text in files.items():
+            (partial / (f"{name}.cu" if file == f"{stem}.cu" else file)).write_text(text)
+        partial.rename(folder)
+    sources = [folder / f"{name}.cu", FOLDER / f"{stem}_check.cpp"]
     return emulated_build.build_program(name, sources, sanitize=bug.found == SANITIZER)
 
 

@@ -6,9 +6,12 @@ from typing import Any
 import pytest
 import torch
 from circuits import CIRCUITS, SIZES, Run
+from helpers import device
 from torch import Tensor
 
 from routing_ext.memory import Circuit
+
+__all__ = ["device"]
 
 
 def _by_steps(circuit: Circuit, x: Tensor) -> Tensor:

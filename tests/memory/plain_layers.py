@@ -20,7 +20,7 @@ def plain(layer: MemoryLayer[Any], x: Tensor, state: Any = None) -> tuple[Tensor
         access = lambda interface, s: dnc_access(interface, s, **options)  # noqa: E731
     else:
         assert isinstance(layer, NTM)
-        access = ntm_access
+        access = lambda interface, s: ntm_access(interface, s, words=layer.words)  # noqa: E731
     state = layer.initial_state(x.size(1)) if state is None else state
     states = [state.map(lambda t, i=i: t[i]) for i in range(layer.num_layers)]
     ys = []
@@ -28,7 +28,7 @@ def plain(layer: MemoryLayer[Any], x: Tensor, state: Any = None) -> tuple[Tensor
         for i, cell in enumerate(layer.layers):
             seen = torch.cat([x_t, states[i].read_vectors.flatten(1)], 1)
             hidden, memory = cell.controller(seen, (states[i].hidden, states[i].cell))
-            states[i] = access(cell.interface(hidden), states[i]._replace(hidden=hidden, cell=memory))
+            states[i] = access(cell.signals(hidden), states[i]._replace(hidden=hidden, cell=memory))
             x_t = torch.cat([hidden, states[i].read_vectors.flatten(1)], 1)
         ys.append(layer.output(x_t))
     return torch.stack(ys), type(state)(*map(torch.stack, zip(*states, strict=True)))

@@ -108,6 +108,10 @@ def test_keywords_come_before_args() -> None:
         ({"mem_hei": None}, TypeError, "DNCCircuit: mem_hei must be given, in args or as a keyword; got neither"),
         ({"mem_height": 4}, TypeError, "DNCCircuit: arguments are .*mem_hei.*; got mem_height"),
         ({"hidden_dim": 0}, ValueError, "DNCCircuit: hidden_dim must be at least 1, got 0"),
+        ({"mem_wid": 5.0}, TypeError, "DNCCircuit: mem_wid must be an integer, got 5.0"),
+        ({"mem_wid": "5"}, TypeError, "DNCCircuit: mem_wid must be an integer, got '5'"),
+        ({"clip_value": -1.0}, ValueError, "DNCCircuit: clip_value must be at least 0, got -1.0"),
+        ({"clip_value": float("nan")}, ValueError, "DNCCircuit: clip_value must be at least 0, got nan"),
         ({"batch_size": 0}, ValueError, "DNCCircuit: batch_size must be at least 1, got 0"),
         ({"allocation": "topk"}, ValueError, 'DNCCircuit: allocation must be "sort" or "softmax", got \'topk\''),
         ({"usage": "nature"}, ValueError, 'DNCCircuit: usage must be "reference", "paper" or "package", got \'nature\''),
@@ -166,8 +170,9 @@ def test_input_that_is_not_contiguous(make: Callable[..., Circuit], run: Run) ->
 def test_a_step_takes_a_row_or_a_sequence_of_one(make: Callable[..., Circuit]) -> None:
     circuit, x = make(), inputs(1)
     y = circuit(x[0])
-    circuit._reset_states()
-    assert torch.equal(circuit(x), y)
+    for other in (x, x[0].unsqueeze(1)):
+        circuit._reset_states()
+        assert torch.equal(circuit(other), y)
 
 
 def test_no_steps_at_all(make: Callable[..., Circuit]) -> None:
@@ -196,7 +201,7 @@ def test_unroll_leaves_the_sequence_under_way(make: Callable[..., Circuit]) -> N
     torch.testing.assert_close(torch.cat([first, steps(circuit, x[3:])]), expected)
 
 
-@pytest.mark.parametrize("options", [{"usage": "paper"}, {"allocation": "softmax"}], ids=str)
+@pytest.mark.parametrize("options", [{"usage": "paper"}, {"allocation": "softmax"}, {"erase_freed": True}], ids=str)
 def test_options_change_the_output(run: Run, options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     plain = DNCCircuit(**SIZES, dtype=torch.float64)
@@ -219,7 +224,11 @@ def test_hidden_state_and_output_are_clipped(make: Callable[..., Circuit], run: 
 
 @pytest.mark.parametrize(
     ("shape", "message"),
-    [((2, 5), r"input_vb must be \[B, 4\], got \[2, 5\]"), ((), r"input_vb must be \[B, 4\], got \[\]")],
+    [
+        ((2, 5), r"input_vb must be \[B, 4\], got \[2, 5\]"),
+        ((), r"input_vb must be \[B, 4\], got \[\]"),
+        ((3, 2, 4), r"input_vb must be \[B, 4\], got \[3, 2, 4\]"),
+    ],
 )
 def test_wrong_step(make: Callable[..., Circuit], shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -315,6 +324,18 @@ def test_what_cannot_be_assigned(make: Callable[..., Circuit]) -> None:
         circuit.accessor.memory.memory_vb = torch.zeros(2, 5, 7)
     with pytest.raises(TypeError, match="read_vec_vb must be a tensor, got float"):
         circuit.read_vec_vb = 0.0
+    kind, state = type(circuit).__name__, circuit.initial_state(2)
+    other = NTMCircuit if kind == "DNCCircuit" else DNCCircuit
+    with pytest.raises(TypeError, match=f"{kind}: state must be of type {type(state).__name__}, got tuple"):
+        circuit.state = tuple(state)
+    with pytest.raises(TypeError, match=f"{kind}: state must be of type {type(state).__name__}, got"):
+        circuit.state = other(**SIZES).initial_state(2)
+    with pytest.raises(ValueError, match=rf"{kind}: state.memory must be \[B, 7, 5\], got \[2, 5, 7\]"):
+        circuit.state = state._replace(memory=state.memory.mT)
+    with pytest.raises(TypeError, match=f"{kind}.unroll: state must be of type {type(state).__name__}, got list"):
+        circuit.unroll(inputs(), list(state))
+    with pytest.raises(TypeError, match=f"{kind}.unroll: state.cell must be a tensor, got NoneType"):
+        circuit.unroll(inputs(), state._replace(cell=None))
 
 
 def test_gradients_of_input_and_initial_state(make: Callable[..., Circuit]) -> None:
@@ -473,11 +494,15 @@ def test_functional_call(make: Callable[..., Circuit]) -> None:
     torch.testing.assert_close(circuit(x[0]), y)
 
 
-def test_compiled_unroll(make: Callable[..., Circuit]) -> None:
-    circuit, x = make(), inputs(1)
-    compiled = torch.compile(circuit.unroll, fullgraph=True, backend="aot_eager")
-    y, state = compiled(x)
-    expected, last = circuit.unroll(x)
-    torch.testing.assert_close(y, expected)
-    torch.testing.assert_close(tuple(state), tuple(last))
-    torch.testing.assert_close(gradients(circuit, y), gradients(circuit, expected))
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_unroll(make: Callable[..., Circuit], backend: str) -> None:
+    """Without a state, and going on from one."""
+    torch.compiler.reset()
+    circuit = make()
+    compiled = torch.compile(circuit.unroll, fullgraph=True, backend=backend)
+    for x, before in ((inputs(1), None), (inputs(), circuit.initial_state(2))):
+        y, state = compiled(x, before)
+        expected, last = circuit.unroll(x, before)
+        torch.testing.assert_close(y, expected)
+        torch.testing.assert_close(tuple(state), tuple(last))
+        torch.testing.assert_close(gradients(circuit, y), gradients(circuit, expected))

@@ -54,6 +54,9 @@ def assert_same_hidden(actual: Hidden, expected: Hidden) -> None:
         {"num_layers": 2, "share_memory_between_layers": False, "clip": 0, "independent_linears": True},
         {"nr_cells": 1, "cell_size": 1, "read_heads": 1},
         {"nr_cells": 24, "debug": True},
+        {"clip": 0.5, "num_hidden_layers": 2},
+        {"num_hidden_layers": 3, "num_layers": 2, "share_memory_between_layers": False},
+        {"bias": False, "num_hidden_layers": 2, "clip": 1},
     ],
     ids=str,
 )
@@ -173,7 +176,13 @@ def test_debug(num_layers: int) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"num_layers": 2}, {"num_layers": 2, "share_memory_between_layers": False}, {"rnn_type": "gru", "num_layers": 2}],
+    [
+        {},
+        {"num_hidden_layers": 2},
+        {"num_layers": 2},
+        {"num_layers": 2, "share_memory_between_layers": False},
+        {"rnn_type": "gru", "num_layers": 2},
+    ],
     ids=str,
 )
 def test_packed_sequences(options: dict[str, Any]) -> None:
@@ -200,18 +209,23 @@ def test_packed_sequences(options: dict[str, Any]) -> None:
         torch.testing.assert_close(after[2][i : i + 1], read)
 
 
-def test_no_steps() -> None:
-    network = make()
-    y, (_, memories, read) = network(inputs(3, 0))
+@pytest.mark.parametrize("options", [{}, {"num_hidden_layers": 2}, {"rnn_type": "gru"}, {"debug": True}], ids=str)
+def test_no_steps(options: dict[str, Any]) -> None:
+    network = make(**options)
+    y, (_, memories, read), *_ = network(inputs(3, 0))
     assert y.shape == (3, 0, 4)
     torch.testing.assert_close(memories, [network.memories[0].new(3)])
     assert not read.any()
+    _, hidden, *_ = network(inputs(3, 2))
+    _, after, *_ = network(inputs(3, 0), hidden)
+    assert_same_hidden(after, hidden)
 
 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
         (lambda: DNC(4, 6, rnn_type="cnn"), ValueError, 'rnn_type must be "lstm", "gru" or "rnn", got \'cnn\''),
+        (lambda: DNC(4, 6, "rnn", nonlinearity="elu"), ValueError, 'nonlinearity must be "tanh" or "relu", got \'elu\''),
         (lambda: DNC(4, 6, bidirectional=True), ValueError, "bidirectional must be False, got True"),
         (lambda: make()([1.0]), TypeError, "input_data must be a tensor or a PackedSequence, got list"),
         (lambda: make()(inputs()[0]), ValueError, r"input_data must be \[B, T, 4\], got \[5, 4\]"),
@@ -262,6 +276,20 @@ def test_a_dictionary_comes_back_as_one() -> None:
 
 def test_names_of_version_one() -> None:
     assert len(DNC(4, 6, num_layers=2, share_memory=False, gpu_id=-1).memories) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2}, {"rnn_type": "gru"}], ids=str)
+def test_extremes_are_finite(options: dict[str, Any], dtype: torch.dtype) -> None:
+    """Interfaces that no training should lead to, from empty memories on."""
+    network, x = make(**options).to(dtype), inputs(3, 12).to(dtype)
+    for value in (1e4, -1e4, 0.0):
+        bias = network.memories[0].interface_weights.bias
+        with torch.no_grad():
+            bias.copy_(value * (torch.randint(2, bias.shape) * 2 - 1))
+        y, hidden = network(x)
+        found = torch.autograd.grad(y.square().sum(), list(network.parameters()))
+        assert all(t.isfinite().all() for t in (y, hidden[2], *hidden[1][0].values(), *found))
 
 
 def test_precisions() -> None:

@@ -5,46 +5,23 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import normal
+from layer_cases import HIDDEN, INPUT, SIZES, Make, assert_same_states, inputs, make_layer, own_controller
 from plain_layers import plain
 from torch import Tensor, nn
 
-from routing_ext.memory import DNC, NTM, DncState, MemoryLayer, NtmState
-
-SIZES = {"memory_size": 7, "word_size": 5, "read_heads": 3, "write_heads": 2, "dtype": torch.float64}
-INPUT, HIDDEN = 4, 6
-Layer = MemoryLayer[Any]
-Make = Callable[..., Layer]
+from routing_ext.memory import DNC, NTM, DncState, NtmState
 
 
 @pytest.fixture(params=[DNC, NTM], ids=lambda kind: kind.__name__)
 def make(request: pytest.FixtureRequest) -> Make:
-    """``make(num_layers, **options)``: a layer in float64 whose parameters are three times the usual ones."""
-
-    def made(num_layers: int = 1, **options: Any) -> Layer:
-        torch.manual_seed(0)
-        layer: Layer = request.param(INPUT, HIDDEN, num_layers, **(SIZES | options))
-        with torch.no_grad():
-            for parameter in layer.parameters():
-                parameter *= 3
-        return layer
-
-    return made
-
-
-def inputs(steps: int = 5, batch: int = 2, dtype: torch.dtype = torch.float64) -> Tensor:
-    return normal(steps, batch, INPUT, seed=steps, dtype=dtype)
-
-
-def assert_same_states(actual: Any, expected: Any) -> None:
-    assert type(actual) is type(expected)
-    for field, value in actual._asdict().items():
-        torch.testing.assert_close(value, getattr(expected, field), msg=lambda text, field=field: f"{field}: {text}")
+    """``make(num_layers, **options)``."""
+    return lambda *args, **options: make_layer(request.param, *args, **options)
 
 
 # ---- what they compute ------------------------------------------------------------------------------------------------------
@@ -79,11 +56,85 @@ def test_outputs_states_and_gradients(make: Make, options: dict[str, Any]) -> No
     torch.testing.assert_close(found, torch.autograd.grad(loss((expected, *last)), wanted))
 
 
-def test_options_reach_the_memory() -> None:
-    for options in ({"usage": "reference"}, {"allocation": "softmax", "temperature": 0.3}):
-        torch.manual_seed(0)
-        layer = DNC(INPUT, HIDDEN, **SIZES, **options)
+OPTIONS: list[dict[str, Any]] = [
+    {"usage": "reference", "strengths": "softplus", "words": "tanh"},
+    {"allocation": "softmax", "temperature": 0.3},
+    {"usage": "package", "cosine": "plain"},
+    {"mask_min": 0.1},
+    {"erase_freed": True},
+    {"sharpen_link": True},
+    {"link": False},
+    {"mask_min": 0.1, "erase_freed": True, "sharpen_link": True, "write_heads": 1},
+    {"layer_norm": True},
+    {"layer_norm": True, "link": False, "mask_min": 0.0},
+]
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_options(options: dict[str, Any], num_layers: int) -> None:
+    layer, x = make_layer(DNC, num_layers, **options), inputs()
+    y, state = layer(x)
+    expected, last = plain(layer, x)
+    torch.testing.assert_close(y, expected)
+    assert_same_states(state, last)
+    wanted = [x, *layer.parameters()]
+    found = torch.autograd.grad(y.square().sum() + state.memory.sum(), wanted)
+    torch.testing.assert_close(found, torch.autograd.grad(expected.square().sum() + last.memory.sum(), wanted))
+    again, _ = layer(x, state.detach())
+    torch.testing.assert_close(again, plain(layer, x, last)[0])
+
+
+def test_the_papers_equations_are_the_default() -> None:
+    options = DNC(INPUT, HIDDEN, **SIZES).options
+    assert (options.usage, options.strengths, options.words) == ("paper", "oneplus", "linear")
+    assert "words='linear'" in repr(NTM(INPUT, HIDDEN, **SIZES))
+    for words in ("linear", "tanh"):
+        layer = make_layer(NTM, words=words)
         torch.testing.assert_close(layer(inputs())[0], plain(layer, inputs())[0])
+
+
+def test_the_whole_interface_is_normalised() -> None:
+    """LayerNorm(Linear(hidden)), so that the scale of the linear layer does not count."""
+    layer, x = make_layer(DNC, layer_norm=True), inputs()
+    cell = layer._cell(0)
+    hidden = normal(3, HIDDEN, seed=2)
+    linear = F.linear(hidden, cell.interface.weight, cell.interface.bias)
+    assert cell.norm is not None
+    expected = F.layer_norm(linear, linear.shape[1:], cell.norm.weight, cell.norm.bias, 1e-6)
+    torch.testing.assert_close(cell.signals(hidden), expected)
+    y = layer(x)[0]
+    with torch.no_grad():
+        cell.interface.weight *= 5
+        cell.interface.bias *= 5
+    torch.testing.assert_close(layer(x)[0], y, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_bypass_dropout(num_layers: int) -> None:
+    """Of the hidden state on its way past the memory, in training. What the memory does, does not depend on it."""
+    layer, x = make_layer(DNC, num_layers, bypass_dropout=1.0), inputs()
+    y, state = layer(x)
+    read_vectors = state.read_vectors[-1].flatten(1)
+    torch.testing.assert_close(y[-1], layer.output(F.pad(read_vectors, (HIDDEN, 0))))
+    assert state.hidden.any()
+    if num_layers == 1:
+        assert_same_states(state, make_layer(DNC)(x)[1])
+    half = make_layer(DNC, bypass_dropout=0.5)
+    torch.manual_seed(1)
+    first = half(x)[0]
+    assert not torch.equal(first, half(x)[0])
+    torch.manual_seed(1)
+    assert torch.equal(first, half(x)[0])
+    layer.eval()
+    torch.testing.assert_close(layer(x)[0], plain(layer, x)[0])
+
+
+def test_another_output_layer(make: Make) -> None:
+    layer, x = make(), inputs()
+    expected = torch.tanh(layer(x)[0])
+    layer.output = nn.Sequential(layer.output, nn.Tanh())  # type: ignore[assignment]
+    torch.testing.assert_close(layer(x)[0], expected)
 
 
 def test_no_steps_and_no_samples(make: Make) -> None:
@@ -143,6 +194,7 @@ def test_input_that_is_not_contiguous(make: Make) -> None:
         ({"output_size": 0}, "output_size must be at least 1, got 0"),
         ({"initial_memory": "zero"}, 'initial_memory must be a number, "learned" or "random", got \'zero\''),
         ({"controller": [nn.GRUCell(1, 1)] * 2}, "controller must be one for each of 1 layers, got 2"),
+        ({"dropout": 1.5}, r"dropout must be in \[0, 1\], got 1.5"),
     ],
 )
 def test_wrong_arguments(make: Make, options: dict[str, Any], message: str) -> None:
@@ -153,6 +205,12 @@ def test_wrong_arguments(make: Make, options: dict[str, Any], message: str) -> N
 def test_wrong_options() -> None:
     with pytest.raises(TypeError, match=r"DNC: options are usage, .*; got usages"):
         DNC(INPUT, HIDDEN, **SIZES, usages="paper")
+    with pytest.raises(ValueError, match=r"DNC: bypass_dropout must be in \[0, 1\], got -1"):
+        DNC(INPUT, HIDDEN, **SIZES, bypass_dropout=-1)
+    with pytest.raises(ValueError, match="DNC: sharpen_link needs a link, got link=False"):
+        DNC(INPUT, HIDDEN, **SIZES, sharpen_link=True, link=False)
+    with pytest.raises(ValueError, match='NTM: words must be "tanh" or "linear", got \'relu\''):
+        NTM(INPUT, HIDDEN, **SIZES, words="relu")
     with pytest.raises(ValueError, match="NTM: num_shifts must be odd and at least 1, got 4"):
         NTM(INPUT, HIDDEN, **SIZES, num_shifts=4)
 
@@ -173,6 +231,8 @@ def test_repr_names_what_was_given() -> None:
     layer = DNC(INPUT, HIDDEN, **SIZES, allocation="softmax")
     assert "input_size=4, hidden_size=6, num_layers=1, memory_size=7" in repr(layer)
     assert "usage='paper', allocation='softmax'" in repr(layer)
+    normalised = repr(DNC(INPUT, HIDDEN, **SIZES, layer_norm=True, bypass_dropout=0.1))
+    assert "layer_norm=True, bypass_dropout=0.1" in normalised
     assert "num_shifts=5" in repr(NTM(INPUT, HIDDEN, **SIZES, num_shifts=5))
 
 
@@ -187,6 +247,7 @@ def test_initial_states() -> None:
     ntm = NTM(INPUT, HIDDEN, **SIZES).initial_state(3)
     assert isinstance(ntm, NtmState)
     assert (ntm.read_weights[..., 0] == 1).all()
+    assert (ntm.read_vectors == 1e-6).all()
     assert not ntm.read_weights[..., 1:].any()
 
 
@@ -235,6 +296,9 @@ def test_samples_of_a_state(make: Make) -> None:
     torch.testing.assert_close(y, expected[:, chosen])
     assert_same_states(after, last.samples(chosen))
     assert state.samples(slice(1, 2)).hidden.shape == (2, 1, HIDDEN)
+    assert_same_states(state.samples([True, False, True]), state.samples(torch.tensor([0, 2])))
+    assert_same_states(state.samples([0, 2]), state.samples(torch.tensor([True, False, True])))
+    assert state.samples(1).memory.shape == (2, 7, 5)
 
 
 def test_states_move_and_are_saved(make: Make) -> None:
@@ -271,11 +335,6 @@ def test_random_memory(make: Make) -> None:
 
 
 # ---- controllers of users ---------------------------------------------------------------------------------------------------
-
-
-def own_controller(layer: Layer, kind: type[nn.RNNCellBase]) -> list[nn.RNNCellBase]:
-    width = INPUT + 15
-    return [kind(width if i == 0 else HIDDEN + 30, HIDDEN, dtype=torch.float64) for i in range(layer.num_layers)]
 
 
 @pytest.mark.parametrize("num_layers", [1, 2])
@@ -333,6 +392,32 @@ def test_copies_and_pickles(make: Make) -> None:
         with torch.no_grad():
             copied.output.weight.zero_()
     assert torch.equal(layer(x)[0], expected)
+
+
+def test_another_memory_size_with_the_same_weights(make: Make) -> None:
+    layer, x = make(2), inputs()
+    larger = make(2, memory_size=40)
+    larger.load_state_dict(make(2).state_dict(), strict=True)
+    _, state = larger(x)
+    assert state.memory.shape == (2, 2, 40, 5)
+    assert not torch.equal(larger(x)[0], layer(x)[0])
+    torch.testing.assert_close(larger(x)[0], plain(larger, x)[0])
+
+
+@pytest.mark.parametrize("options", [{}, *OPTIONS], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_extremes_are_finite(options: dict[str, Any], dtype: torch.dtype) -> None:
+    """Interfaces that no training should lead to, from empty memories on."""
+    layer = make_layer(DNC, **options | {"initial_memory": 0.0, "dtype": dtype})
+    x = inputs(12, dtype=dtype)
+    for value in (1e4, -1e4, 0.0):
+        with torch.no_grad():
+            signs = torch.randint(2, layer._cell(0).interface.bias.shape) * 2 - 1
+            layer._cell(0).interface.bias.copy_(value * signs)
+        y, state = layer(x)
+        assert all(t.isfinite().all() for t in (y, *state))
+        found = torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])
+        assert all(g.isfinite().all() for g in found)
 
 
 def test_checkpoints(make: Make) -> None:

@@ -74,7 +74,7 @@ def test_compiled_once_for_all_lengths(make: Callable[..., MemoryLayer[Any]], ba
         for steps in (5, 8):
             torch.testing.assert_close(results(layer, inputs(steps), compiled), results(layer, inputs(steps)))
     with torch._dynamo.config.patch(error_on_recompile=True):
-        for steps in (3, 70, 33, 4):
+        for steps in (3, 70, 33, 2):
             torch.testing.assert_close(results(layer, inputs(steps), compiled), results(layer, inputs(steps)))
 
 
@@ -85,7 +85,7 @@ def test_no_length_compiles_a_large_memory_again() -> None:
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=True)
     torch.testing.assert_close(results(layer, inputs(40), compiled), results(layer, inputs(40)))
     with torch._dynamo.config.patch(error_on_recompile=True):
-        for steps in (35, 90):
+        for steps in (35, 90, 2, 3):
             torch.testing.assert_close(results(layer, inputs(steps), compiled), results(layer, inputs(steps)))
 
 
@@ -98,6 +98,34 @@ def test_compiled_with_a_state_and_by_steps(make: Callable[..., MemoryLayer[Any]
     torch.testing.assert_close([y, *after], [expected, *last])
     step = torch.compile(layer.step, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(step(x[0], state)[0], expected[0])
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.parametrize("options", [{}, {"initial_memory": "learned", "dropout": 0.0}], ids=str)
+def test_compiled_with_lengths_and_resets(make: Callable[..., MemoryLayer[Any]], options: dict[str, Any]) -> None:
+    layer = make(**options)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=True)
+
+    def masked(forward: Callable[..., Any], steps: int) -> list[Tensor]:
+        lengths = torch.tensor([steps - 1, steps])
+        return results(layer, inputs(steps), lambda x: forward(x, lengths=lengths, resets=x[..., 0] > 0))
+
+    torch.testing.assert_close(masked(compiled, 5), masked(layer, 5))
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for steps in (3, 20, 2):
+            torch.testing.assert_close(masked(compiled, steps), masked(layer, steps))
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.parametrize(
+    "options",
+    [{"layer_norm": True}, {"bypass_dropout": 0.5}, {"link": False, "mask_min": 0.1}, {"sharpen_link": True}],
+    ids=str,
+)
+def test_compiled_with_options(options: dict[str, Any]) -> None:
+    layer, x = dnc(dtype=torch.float64, **options).eval(), inputs(3)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(results(layer, x, compiled), results(layer, x))
 
 
 def test_exported_programs(make: Callable[..., MemoryLayer[Any]]) -> None:
@@ -131,6 +159,25 @@ def test_autocast(make: Callable[..., MemoryLayer[Any]], low: torch.dtype) -> No
     assert y.dtype is low
     assert all(t.dtype is torch.float32 for t in state)
     torch.testing.assert_close(y.float(), expected, rtol=0.02, atol=0.02)
+    y.float().sum().backward()
+    assert all(p.grad is not None and p.grad.dtype is torch.float32 for p in layer.parameters())
+
+
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell, None])
+def test_autocast_step_by_step(kind: type[nn.RNNCellBase] | None, low: torch.dtype) -> None:
+    """With a controller of the user's, or a normalised interface."""
+    options: dict[str, Any] = {"layer_norm": True}
+    if kind is not None:
+        options = {"controller": [kind(INPUT + 10, HIDDEN), kind(HIDDEN + 20, HIDDEN)]}
+    layer, x = dnc(**options), inputs(dtype=torch.float32)
+    expected = layer(x)[0]
+    with torch.autocast("cpu", low):
+        y, state = layer(x)
+        y, _ = layer(x, layer.initial_state(2), lengths=[3, 5])
+    assert y.dtype is low
+    assert state.memory.dtype is torch.float32
+    torch.testing.assert_close(y[:3].float(), expected[:3], rtol=0.02, atol=0.02)
     y.float().sum().backward()
     assert all(p.grad is not None and p.grad.dtype is torch.float32 for p in layer.parameters())
 

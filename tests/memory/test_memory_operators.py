@@ -241,7 +241,10 @@ def located(ntm_location: Operator, previous: Tensor, shift: Tensor, sharpness: 
 
 
 @door("ntm_location")
-@pytest.mark.parametrize(("size", "at", "expected"), [(3, 0, 4), (3, 1, 3), (3, 2, 2), (1, 0, 3), (5, 0, 0), (5, 4, 1)])
+@pytest.mark.parametrize(
+    ("size", "at", "expected"),
+    [(3, 0, 4), (3, 1, 3), (3, 2, 2), (1, 0, 3), (5, 0, 0), (5, 4, 1), (2, 0, 4), (2, 1, 3), (4, 0, 0), (4, 3, 2)],
+)
 def test_shift_goes_around(ntm_location: Operator, size: int, at: int, expected: int) -> None:
     found = located(ntm_location, one_hot(5, 3), one_hot(size, at))
     torch.testing.assert_close(found, one_hot(5, expected))

@@ -62,7 +62,7 @@ def step_of_parts(accessor: Accessor, hidden: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ACCESSORS)
-@pytest.mark.parametrize("options", [{}, {"usage": "paper"}, {"allocation": "softmax"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"usage": "paper"}, {"usage": "package"}, {"allocation": "softmax"}], ids=str)
 def test_heads_one_by_one_are_the_accessor(kind: type[Accessor], options: dict[str, Any]) -> None:
     whole = accessor_of(kind, **options, batch_size=2)
     parts = copy.deepcopy(whole)
@@ -148,6 +148,35 @@ def test_memory(dtype: Any) -> None:
     assert memory.memory_vb.shape == (3, 7, 5)
     memory._reset_states()
     assert torch.equal(memory.memory_vb, expected)
+
+
+def test_wrong_arguments() -> None:
+    def zeros(*shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=torch.float64)
+
+    dynamic, static = (accessor_of(kind) for kind in ACCESSORS)
+    hidden, memory, link = zeros(2, 6), zeros(2, 7, 5), zeros(2, 2, 7, 7)
+    for call, message in (
+        (lambda: dynamic(zeros(3, 4)), r"DynamicAccessor: hidden_vb must be \[B, 6\], got \[3, 4\]"),
+        (
+            lambda: dynamic.write_heads(hidden, memory, zeros(2, 6)),
+            r"DynamicWriteHead: usage_vb must be \[2, 7\], got \[2, 6\]",
+        ),
+        (
+            lambda: dynamic.read_heads(hidden, memory[:1], link),
+            r"DynamicReadHead: memory_vb must be \[2, 7, 5\], got \[1, 7, 5\]",
+        ),
+        (lambda: dynamic.read_heads(hidden, memory, link[:, :1]), r"link_vb must be \[2, 2, 7, 7\], got \[2, 1, 7, 7\]"),
+        (lambda: static.write_heads(zeros(6), memory), r"StaticWriteHead: hidden_vb must be \[B, 6\], got \[6\]"),
+        (lambda: static.read_heads(hidden, memory[0]), r"StaticReadHead: memory_vb must be \[2, 7, 5\], got \[7, 5\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    controller = LSTMController(input_dim=4, read_vec_dim=15, hidden_dim=6)
+    with pytest.raises(ValueError, match=r"LSTMController: input_vb must be \[B, 4\], got \[2, 3\]"):
+        controller(torch.zeros(2, 3), torch.zeros(2, 15))
+    with pytest.raises(ValueError, match=r"LSTMController: read_vec_vb must be \[2, 15\], got \[3, 15\]"):
+        controller(torch.zeros(2, 4), torch.zeros(3, 3, 5))
 
 
 class FakeVisdom:

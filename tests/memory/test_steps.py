@@ -44,7 +44,7 @@ def test_a_tape_of_several_pieces(make: Callable[..., Circuit], monkeypatch: pyt
 
 @pytest.mark.parametrize("first", [1, 4, 16])
 def test_links_that_are_computed_again(make: Callable[..., Circuit], monkeypatch: pytest.MonkeyPatch, first: int) -> None:
-    monkeypatch.setattr(memory_sequence, "_FEW_LINK_BYTES", 0)
+    monkeypatch.setattr(memory_sequence, "_FEW_LINK_BYTES", 1)
     monkeypatch.setattr(memory_step, "_FIRST_STEPS", first)
     circuit, x = make(), inputs(11)
     expected = gradients(circuit, circuit.unroll(x)[0])

@@ -97,6 +97,7 @@ CASES = [
     Case("ntm", 1, 1, 1, 1, 1, 1, 1, 1, 1, 1),
     Case("ntm", 5, 3, 0, 5, 2, 7, 4, 1, 1),
     Case("ntm", 5, 3, 3, 17, 33, 19, 5, 2, 3, 5),
+    Case("ntm", 5, 3, 3, 7, 2, 19, 5, 2, 3, 4),
     Case("ntm", 22, 16, 10, 100, 8, 128, 20, 1, 1),
     Case("ntm", 0, 3, 2, 5, 2, 9, 4, 1, 2),
     Case("ntm", 4, 0, 2, 5, 2, 9, 4, 1, 2),
@@ -454,9 +455,9 @@ def test_wrong_options() -> None:
         dnc_sequence(x, weights, num_locations=0)
     with pytest.raises(RuntimeError, match="memory_sequence: link_every must be at least 1, got 0"):
         dnc_sequence(x, weights, num_locations=4, link_every=0)
-    even = NTM._replace(S=4)
-    with pytest.raises(RuntimeError, match="memory_sequence: weights must be of an odd number of shifts, got 4"):
-        ntm_sequence(even.x(), even.weights(), num_locations=4)
+    unmoved = NTM._replace(S=0)
+    with pytest.raises(RuntimeError, match="memory_sequence: weights must be of at least one shift, got 0"):
+        ntm_sequence(unmoved.x(), unmoved.weights(), num_locations=4)
 
 
 def test_wrong_tape() -> None:

@@ -25,14 +25,22 @@ PARTS = {"halves": [slice(0, 4), slice(4, 8)], "unequal parts": [slice(0, 5), sl
 ACTIONS = [torch.tensor(row) for row in ([0, 1, 2, 1, 0, 1, 1, 0], [2, 2, 0, 1, 1, 0, 1, 0], [1, 0, 0, 2, 1, 1, 0, 1])]
 TASKS = torch.tensor([0, 1, 0, 1, 0, 0, 0, 0])
 ENDING = [torch.tensor(row).bool() for row in ([1] * 8, [1, 1, 0, 1, 0, 1, 1, 1], [0, 1, 0, 1, 0, 0, 0, 1])]
+ON_ONE_RANK = [*ENDING[:2], torch.arange(8) < 3]  # in the last layer nobody on rank 1 decides
 
 
 class Case(NamedTuple):
-    """One way of training; `loss_inside`: within the wrapped module; `as_on_cuda`: idle modules are in the graph, too."""
+    """One way of training.
+
+    Attributes:
+        idle_rank: no sample of rank 1 decides in the last layer.
+        loss_inside: within the wrapped module.
+        as_on_cuda: idle modules are in the graph, too.
+    """
 
     algorithm: str
     parts: str = "halves"
     masked: bool = False
+    idle_rank: bool = False
     loss_inside: bool = False
     as_on_cuda: bool = False
 
@@ -40,6 +48,7 @@ class Case(NamedTuple):
 # RELAX writes gradients by itself, see docs/routing-in-ten-minutes.md.
 CASES = [Case(name) for name in ALGORITHMS if name not in ("GumbelSoftmax", "RELAX")]
 CASES += [Case("WPL", masked=True), Case("AAC", parts="unequal parts", masked=True), Case("QLearning", parts="unequal parts")]
+CASES += [Case("WPL", masked=True, idle_rank=True), Case("QLearning", masked=True, idle_rank=True, loss_inside=True)]
 CASES += [Case("WPL", loss_inside=True), Case("REINFORCE", as_on_cuda=True), Case("WPL", masked=True, as_on_cuda=True)]
 
 
@@ -67,7 +76,7 @@ def trained(case: Case, rank: int | None) -> dict[str, Tensor]:
         step = DistributedDataParallel(step, find_unused_parameters=True)
     elif rank is not None:
         step.network = DistributedDataParallel(network, find_unused_parameters=True)
-    masks = [mask[rows] for mask in ENDING] if case.masked else None
+    masks = [mask[rows] for mask in (ON_ONE_RANK if case.idle_rank else ENDING)] if case.masked else None
     for number in range(STEPS):
         x, target = torch.randn(8, WIDTH, generator=generator(number))[rows], (torch.arange(8) % WIDTH)[rows]
         with replay([actions[rows] for actions in ACTIONS]):

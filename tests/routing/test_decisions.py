@@ -27,6 +27,7 @@ from routing_ext.routing import (
     Selection,
     replay,
 )
+from routing_ext.routing.decisions.gradient import GumbelSoftmaxSampling, entropy, make_samples, relaxed_pair
 
 B, K, D = 12, 4, 6
 X = torch.randn(B, D, generator=generator(0))
@@ -152,6 +153,45 @@ class TestBatch:
         (expected,) = torch.autograd.grad((chosen * x[active].flatten(1).sum(1)).sum(), weight)
         assert_close(weight.grad, expected, 1e-4)
 
+    @pytest.mark.parametrize("hard", [True, False])
+    def test_gumbel_softmax_sampling(self, hard: bool) -> None:
+        hooked: list[Tensor] = []
+        sampling = GumbelSoftmaxSampling(0.7, hard, hooked.append)
+        logits = torch.randn(B, K, generator=generator(3), requires_grad=True)
+        torch.manual_seed(2)
+        gumbel = -(-torch.rand(B, K).log()).log()
+        relaxed = ((logits + gumbel) / 0.7).softmax(1)
+        torch.manual_seed(2)
+        samples = sampling(logits)
+        assert_close(samples, nn.functional.one_hot(relaxed.argmax(1), K).float() if hard else relaxed)
+        weights = torch.randn(B, K, generator=generator(4))
+        (own,) = torch.autograd.grad((samples * weights).sum(), logits)
+        (expected,) = torch.autograd.grad((relaxed * weights).sum(), logits, retain_graph=True)
+        assert_close(own, expected)
+        assert len(hooked) == 1
+        torch.manual_seed(2)
+        actions, factors = sampling.sample(logits)
+        assert torch.equal(actions, relaxed.argmax(1, keepdim=True))
+        assert_close(factors, torch.ones(B, 1))
+        (own,) = torch.autograd.grad(factors.sum(), logits)
+        (expected,) = torch.autograd.grad(relaxed.gather(1, actions).sum(), logits)
+        assert_close(own, expected)
+
+    def test_relaxed_samples(self) -> None:
+        """What RELAX stores is of these."""
+        logits = torch.randn(B, K, generator=generator(3))
+        torch.manual_seed(2)
+        first, second = torch.rand(2, B, K)
+        torch.manual_seed(2)
+        actions, relaxed, conditional = make_samples(logits, 0.5)
+        scores = logits.log_softmax(1) - (-first.log()).log()
+        assert torch.equal(actions, scores.argmax(1))
+        assert_close(relaxed, (scores / 0.5).softmax(1))
+        given, _, same = relaxed_pair(logits.log_softmax(1), 0.5, (first, second), actions)
+        assert torch.equal(given, actions)
+        assert_close(same, conditional)
+        assert_close(entropy(logits.softmax(1)), torch.distributions.Categorical(logits=logits).entropy())
+
     def test_gumbel_softmax_in_evaluation(self) -> None:
         assert decide(make("GumbelSoftmax").eval())[0] is X
 
@@ -181,6 +221,38 @@ class TestBatch:
         assert_close(mxs.batch_steps[0].states[MASK], own.batch_steps[0].states)
         assert torch.equal(mxs.batch_steps[0].is_exploratory[MASK], own.batch_steps[0].is_exploratory)
         assert torch.equal(torch.get_rng_state(), state)
+
+    @pytest.mark.parametrize("policy_storage_type", ["approx", "tabular"])
+    @pytest.mark.parametrize("algorithm", [*ALGORITHMS, PlainReinforce])
+    def test_masked_samples_ask_agents_of_no_other(self, algorithm: Any, policy_storage_type: str) -> None:
+        """The agents of masked samples may come before, between and behind those that are asked."""
+        agents = torch.tensor([0, 1, 2, 3, 4, 3, 1, 0, 1, 3, 2, 4])
+        decision = make(algorithm, num_agents=5, policy_storage_type=policy_storage_type)
+        for asked in ([1, 3], [0], [4], [0, 4]):
+            mask = torch.isin(agents, torch.tensor(asked))
+            ys, mxs, actions = decide(decision, X.clone().requires_grad_(), prior_actions=agents, mask=mask)
+            _, own, alone = decide(decision, X[mask], prior_actions=agents[mask])
+            assert torch.equal(actions[mask], alone)
+            assert not actions[~mask].any()
+            assert_close(mxs.batch_steps[0].states[mask], own.batch_steps[0].states)
+            sum(Loss(nn.MSELoss(), NegLossReward())(ys, mxs, X)).backward()
+
+    @pytest.mark.parametrize("algorithm", [*ALGORITHMS, PlainReinforce])
+    @pytest.mark.parametrize("size", [0, B])
+    def test_nobody_decides(self, algorithm: Any, size: int) -> None:
+        """All are masked, or there is no sample at all."""
+        decision, x = make(algorithm, num_agents=3), X[:size]
+        mask = torch.zeros(size, dtype=torch.bool)
+        state = torch.get_rng_state()
+        mxs = Initialization()(x)[1]
+        ys, mxs, actions = decision(x, mxs, AGENTS[:size], mask if size else None)
+        assert ys is x
+        assert torch.equal(actions, torch.zeros(size, dtype=torch.int64))
+        assert [mx.steps for mx in mxs] == [[]] * size
+        assert torch.equal(torch.get_rng_state(), state)
+        assert not Loss(nn.MSELoss(), NegLossReward())(ys, mxs, x, reduce=False)[1].any()
+        with replay([actions]):
+            assert decision(x, mxs, AGENTS[:size], mask if size else None, ys + 1)[0].equal(ys + 1)
 
     @pytest.mark.parametrize("algorithm", POLICIES)
     def test_exploratory_is_the_mode(self, algorithm: str) -> None:
@@ -268,6 +340,28 @@ class TestStorages:
         _, mxs, _ = decide(decision)
         assert_close(mxs.batch_steps[0].states[:, :, 1], network(X).expand(-1, K))
 
+    @pytest.mark.parametrize("kind", ["forward", "pre", "global", "own forward"])
+    @pytest.mark.parametrize("policy_storage_type", ["approx", "tabular"])
+    def test_hooks(self, policy_storage_type: str, kind: str) -> None:
+        """Of an agent's storage."""
+        decision = make("REINFORCE", num_agents=3, policy_storage_type=policy_storage_type)
+        storage, calls = decision._policy[2], []
+        if kind == "own forward":
+            storage.forward = lambda xs: calls.append(len(xs)) or xs[:, :K]
+        elif kind == "pre":
+            storage.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
+        elif kind == "forward":
+            storage.register_forward_hook(lambda module, args, values: calls.append(len(values)))
+        else:
+            of_storage = lambda module, args, values: calls.append(len(values)) if module is storage else None  # noqa: E731
+            handle = nn.modules.module.register_module_forward_hook(of_storage)
+        _, mxs, _ = decide(decision, prior_actions=AGENTS)
+        if kind == "global":
+            handle.remove()
+        assert calls == [6]
+        if kind == "own forward":
+            assert_close(mxs.batch_steps[0].states[AGENTS == 2][:, :, 0], X[AGENTS == 2][:, :K].log_softmax(1))
+
     def test_agents_of_several_kinds(self) -> None:
         decision = make("REINFORCE", num_agents=3)
         decision._policy[2] = make("REINFORCE", policy_storage_type="tabular")._policy[0]
@@ -344,14 +438,15 @@ class TestRewardArguments:
         assert isinstance(decision.additional_reward_func, CollaborationReward)
         assert decision.additional_reward_func._num_actions == K
 
-    def test_object(self) -> None:
+    @pytest.mark.parametrize("keyword", ["additional_reward_func", "additional_reward_function"])
+    def test_object(self, keyword: str) -> None:
         reward = ManualReward([0.0] * K)
-        assert make("WPL", additional_reward_func=reward).additional_reward_func is reward
+        assert make("WPL", **{keyword: reward}).additional_reward_func is reward
 
     def test_registers_active_samples_in_order(self) -> None:
         decision = make("REINFORCE", num_agents=3, additional_reward_class=CollaborationReward)
         _, _, actions = decide(decision, prior_actions=AGENTS, mask=MASK)
-        assert torch.equal(decision.additional_reward_func._actions, actions[MASK])
+        assert torch.equal(decision.additional_reward_func._latest, actions[MASK])
 
 
 class TestErrors:
@@ -369,16 +464,13 @@ class TestErrors:
     def test_agent_out_of_range(self, algorithm: Any, agent: int) -> None:
         agents = AGENTS.clone()
         agents[5] = agent
-        with pytest.raises((RuntimeError, ValueError), match=rf"must be in \[0, 3\).*{agent}|{agent}.*\[0, 3\)"):
+        name = algorithm if isinstance(algorithm, str) else algorithm.__name__
+        with pytest.raises(RuntimeError, match=rf"{name}: prior_actions must be in \[0, 3\), got {agent} for sample 5"):
             decide(make(algorithm, num_agents=3), prior_actions=agents)
 
     def test_metas_of_another_length(self) -> None:
         with pytest.raises(ValueError, match="WPL: mxs must have one element for each of 12 samples, got 3"):
             make("WPL")(X, Initialization()(X[:3])[1])
-
-    def test_all_masked(self) -> None:
-        with pytest.raises(ValueError, match="WPL: mask must leave at least one sample active, got none"):
-            decide(make("WPL"), mask=torch.zeros(B, dtype=torch.bool))
 
     def test_mask_of_another_length(self) -> None:
         with pytest.raises(RuntimeError, match="mask"):

@@ -154,13 +154,11 @@ class TestByHand:
     def test_samples_without_any_decision(self) -> None:
         none, some = torch.zeros(B, dtype=torch.bool), torch.arange(B) > 3
         network, _ = networks("REINFORCE")
-        for masks in ([some] * 3, [some, some.logical_not(), some]):
+        for masks in ([some] * 3, [some, some.logical_not(), some], [some, none, some], [none] * 3):
             ys, mxs, _ = network(X, TASKS, masks)
             module_loss, routing_loss = Loss(nn.CrossEntropyLoss(), NegLossReward())(ys, mxs, TARGET, reduce=False)
             assert_close(routing_loss, by_hand(mxs, -module_loss.detach()))
             assert torch.equal(routing_loss != 0, masks[0] | masks[1])
-        with pytest.raises(ValueError, match="REINFORCE: mask must leave at least one sample active, got none"):
-            network(X, TASKS, [none] * 3)
 
 
 class PlainFinal(BaseReward):
@@ -259,6 +257,31 @@ class TestUsersClasses:
         log_prob = torch.stack([mx.steps[0]["states"][0, mx.steps[0]["actions"], 0] for mx in mxs])
         assert_close(routing_loss, B * log_prob * module_loss.detach())
 
+    def test_number_of_the_agent(self) -> None:
+        """A tensor, as in the reference."""
+
+        class Asks(PlainReinforce):
+            def _forward(self, xs: Tensor, agent: Any) -> Any:
+                assert agent.dtype is torch.int64
+                assert agent.shape == ()
+                return super()._forward(xs, agent.item())
+
+        network = Routed(Asks, agents=3)
+        network(X, TASKS)
+        assert network.decisions[0].agents_asked == [(0, 4), (2, 4)]
+
+    def test_static_loss_of_layers_of_several_sizes(self) -> None:
+        class Static(routing.REINFORCE):
+            @staticmethod
+            def _loss(is_terminal, state, next_state, action, next_action, reward, cum_return, final_reward):  # type: ignore
+                return state[:, :, 0].sum(1) * cum_return
+
+        network = Routed(Static, sizes=(4, 3, 2))
+        ys, mxs, _ = network(X)
+        module_loss, routing_loss = Loss(nn.CrossEntropyLoss(), NegLossReward())(ys, mxs, TARGET, reduce=False)
+        sums = torch.stack([sum(step["states"][0, :, 0].sum() for step in mx.steps) for mx in mxs])
+        assert_close(routing_loss, -sums * module_loss.detach())
+
     def test_final_reward(self) -> None:
         network, _ = networks("REINFORCE")
         ys, mxs, _ = network(X, TASKS, ENDING)
@@ -300,6 +323,30 @@ class TestArguments:
         module_loss = Loss(nn.MSELoss(), NegLossReward())(ys, mxs, X, reduce=False)[0]
         assert_close(module_loss, (ys - X).square().sum(1))
 
+    def test_module_losses_of_several_dimensions(self) -> None:
+        """As for images: the sum of all of a sample's."""
+        network, _ = networks("REINFORCE")
+        ys, mxs, _ = network(X, TASKS)
+        targets = torch.randint(3, (B, 2), generator=generator(3))
+        module_loss = Loss(nn.CrossEntropyLoss(), NegLossReward())(ys.view(B, 3, 2), mxs, targets, reduce=False)[0]
+        assert_close(module_loss, F.cross_entropy(ys.view(B, 3, 2), targets, reduction="none").sum(1))
+        whole = Loss(lambda ysest, ystrue: (ysest - ystrue).square().view(B, 3, 2), NegLossReward())(ys, mxs, X, reduce=False)[
+            0
+        ]
+        assert_close(whole, (ys - X).square().sum(1))
+
+    def test_order_of_the_reference_readme(self) -> None:
+        network, _ = networks("REINFORCE")
+        ys, mxs, _ = network(X, TASKS)
+        loss = Loss(nn.CrossEntropyLoss(), NegLossReward())
+        for samples in (mxs, list(mxs)):
+            assert loss(ys, TARGET, samples) == loss(ys, samples, TARGET)
+
+    def test_one_loss_for_all(self) -> None:
+        loss = Loss(lambda ysest, ystrue: (ysest - ystrue).square().mean(), NegLossReward())
+        with pytest.raises(ValueError, match="Loss: pytorch_loss_func must return a loss for each sample, got one number"):
+            loss(X, Initialization()(X)[1], X)
+
     def test_any_callable_and_reduction(self) -> None:
         network, _ = networks("REINFORCE")
         ys, mxs, _ = network(X, TASKS)
@@ -338,7 +385,7 @@ class TestArguments:
         if not clear:
             assert_close(routing_loss, by_hand(mxs, -module_loss.detach()))
         for decision in network.decisions:
-            assert (decision.additional_reward_func._actions is None) == clear
+            assert (decision.additional_reward_func._latest is None) == clear
 
     def test_nothing_given(self) -> None:
         with pytest.raises(ValueError, match="Loss: ystrue or external_losses must be given, got neither"):
@@ -377,6 +424,17 @@ class TestWithoutDecisions:
 
 
 class TestDtypes:
+    @pytest.mark.parametrize("policy_storage_type", ["approx", "tabular"])
+    @pytest.mark.parametrize("kind", ["trajectory", "plain"])
+    def test_float64_and_rewards_of_float32(self, policy_storage_type: str, kind: str) -> None:
+        """CorrectClassifiedReward is 1 or -1 of float32: no loss is rounded to that."""
+        network = Routed("ActorCritic", policy_storage_type=policy_storage_type).double()
+        plain = [SampleMetaInformation(task) for task in TASKS] if kind == "plain" else None
+        ys, mxs, _ = network(X.double(), TASKS, mxs=plain)
+        routing_loss = Loss(nn.CrossEntropyLoss(), CorrectClassifiedReward())(ys, mxs, TARGET, reduce=False)[1]
+        assert routing_loss.dtype is torch.float64
+        assert_close(routing_loss, by_hand(mxs, 2.0 * (ys.argmax(1) == TARGET).double() - 1.0), 1e-12)
+
     @pytest.mark.parametrize("masks", [None, PAUSING])
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
     def test_float64(self, algorithm: str, masks: Any) -> None:
@@ -419,6 +477,17 @@ class TestDtypes:
         for exact, rounded in zip(results[0][:2], results[1][:2], strict=True):
             assert_close(rounded, exact, 0.05)
 
+    @pytest.mark.parametrize("policy_storage_type", ["approx", "tabular"])
+    @pytest.mark.parametrize("algorithm", [*ALGORITHMS, PlainReinforce])
+    def test_bfloat16_parameters(self, algorithm: Any, policy_storage_type: str) -> None:
+        network = Routed(algorithm, agents=3, reward=REWARDS["collaboration"], policy_storage_type=policy_storage_type)
+        ys, mxs, _ = network.bfloat16()(X.bfloat16(), TASKS)
+        assert ys.dtype is torch.bfloat16
+        module_loss, routing_loss = Loss(nn.CrossEntropyLoss(), NegLossReward())(ys, mxs, TARGET)
+        assert routing_loss.dtype is torch.float32
+        (module_loss + routing_loss).backward()
+        assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
+
     def test_drawn_under_autocast(self) -> None:
         network = Routed("WPL", agents=3)
         with torch.autocast("cpu", torch.bfloat16):
@@ -440,9 +509,10 @@ class TestSmallest:
         asked = {name.split(".")[3] for name, g in parameter_gradients(network).items() if g is not None and "_policy" in name}
         assert asked <= {"2"}
 
-    @pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if not name.startswith("EGreedy")])
-    def test_one_module(self, algorithm: str) -> None:
-        network = Routed(algorithm, sizes=(1, 1, 1))
+    @pytest.mark.parametrize("exploration", [0.1, 1.0])
+    @pytest.mark.parametrize("algorithm", ALGORITHMS)
+    def test_one_module(self, algorithm: str, exploration: float) -> None:
+        network = Routed(algorithm, sizes=(1, 1, 1), exploration=exploration)
         ys, mxs, actions = network(X)
         assert not torch.stack(actions).any()
         module_loss, routing_loss = Loss(nn.CrossEntropyLoss(), NegLossReward())(ys, mxs, TARGET)

@@ -36,3 +36,14 @@ def test_input_of_several_dimensions() -> None:
 def test_other_arguments_are_ignored() -> None:
     mlp = MLP(6, 2, (4,))
     assert torch.equal(mlp(X, None, 3), mlp(X))
+
+
+def test_names_of_the_widths() -> None:
+    """The reference's code has `layers`, its README `hidden`."""
+    for made in (MLP(4, 2, (3, 5)), MLP(4, 2, hidden=(3, 5)), MLP(4, 2, layers=(3, 5))):
+        assert [layer.out_features for layer in made._layers] == [3, 5, 2]
+    assert len(MLP(4, 2, hidden=())._layers) == 1
+    with pytest.raises(TypeError, match="MLP: layers or hidden must be given, got neither"):
+        MLP(4, 2)
+    with pytest.raises(TypeError, match="MLP: layers or hidden must be given, got both"):
+        MLP(4, 2, (3,), hidden=(3,))

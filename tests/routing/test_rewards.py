@@ -192,6 +192,51 @@ class TestPerAction:
             register_all(reward, states, actions)
         assert torch.equal(rewards_of(own, states, actions), -rewards_of(ours, states, actions))
 
+    def test_what_users_find(self) -> None:
+        """The last choices, in the deques that the reference has."""
+
+        class Own(PerActionBaseReward):
+            def get_reward(self, dist: Tensor, action: Tensor) -> Tensor:
+                assert isinstance(self._actions, deque)
+                assert isinstance(self._dists, deque)
+                assert all(seen.shape == (1, K, 5) and not seen.requires_grad for seen in self._dists)
+                return torch.stack(list(self._dists))[:, 0, action, 0].sum() + torch.stack(list(self._actions)).sum()
+
+        own = Own(4)
+        for seed in range(2):
+            states, actions = draw(3, seed)
+            register_all(own, states[:, :, :2].requires_grad_(), actions)
+        states, actions = (torch.cat(parts)[-4:] for parts in zip(draw(3, 0), draw(3, 1), strict=True))
+        expected = [states[:, a, 0].sum() + actions.sum() for a in (1, 3)]
+        assert torch.equal(rewards_of(own, states[:2], torch.tensor([1, 3])), torch.stack(expected))
+        own.clear()
+        assert len(own._actions) == len(own._dists) == 0
+
+    def test_users_fill_what_ours_read(self) -> None:
+        class Chosen(CollaborationReward):
+            def register(self, dist: Tensor, action: Tensor) -> None:
+                if len(self._actions) < 2:
+                    super().register(dist, action)
+                elif action == 1:
+                    self._actions.append(action)
+                    self._dists.append(dist)
+
+        own, ours = Chosen(0.3, K, 6), CollaborationReward(0.3, K, 6)
+        states, actions = torch.randn(7, K, 5), torch.tensor([3, 0, 2, 1, 1, 0, 1])
+        register_all(own, states, actions)
+        register_all(ours, states[:5], torch.tensor([3, 0, 1, 1, 1]))
+        assert torch.equal(rewards_of(own, states, actions), rewards_of(ours, states, actions))
+
+    def test_not_one_number(self) -> None:
+        class Own(PerActionBaseReward):
+            def get_reward(self, dist: Tensor, action: Tensor) -> Tensor:
+                return dist[0, :, 0]
+
+        with pytest.raises(ValueError, match=r"Own\.get_reward: must be one number, got \[4\]"):
+            rewards_of(Own(), torch.ones(2, K, 5), torch.tensor([1, 2]))
+        with pytest.raises(ValueError, match=r"of a sample: must be one number, got \[3\]"):
+            final_rewards(lambda loss, yest, ytrue: yest[0], torch.ones(2), torch.ones(2, 3), torch.ones(2))
+
     def test_any_object(self) -> None:
         class Own:
             def register(self, dist: Tensor, action: Tensor) -> None:

@@ -51,6 +51,12 @@ class TestAsAList:
         with pytest.raises(IndexError):
             mxs[B]
 
+    def test_joined(self, network: Routed) -> None:
+        (_, first), (_, second) = run(network), run(network)
+        assert first + second == [*first, *second]
+        assert first + second[:2] == [*first, *second[:2]]
+        assert first[:2] + second == [*first[:2], *second]
+
     def test_tasks(self, network: Routed) -> None:
         _, mxs = run(network)
         assert [mx.task for mx in mxs] == [0, 1, 0, 1, 1, 0]
@@ -158,6 +164,15 @@ class TestInTheLoss:
         some, some_routing = loss_of(ys, [mxs[i] for i in index], index)
         assert torch.equal(some, module_loss[list(index)])
         torch.testing.assert_close(some_routing, routing_loss[list(index)])
+
+    def test_filtered_to_samples_without_a_decision(self, network: Routed) -> None:
+        """As in the reference, the layer that none of them asked gets the gradient None."""
+        masks = [torch.ones(B, dtype=torch.bool), torch.arange(B) < 3, torch.arange(B) < 2]
+        ys, mxs = run(network, masks)
+        sum(loss_of(ys, mxs[2:], range(2, B)))[0].backward()
+        given = [any(p.grad is not None for p in decision.parameters()) for decision in network.decisions]
+        assert given == [True, True, False]
+        assert torch.equal(loss_of(ys, mxs[2:], range(2, B))[1], loss_of(ys, mxs)[1][2:])
 
     @pytest.mark.parametrize("masks", [None, MASKS])
     def test_plain_objects(self, network: Routed, masks: Any) -> None:

@@ -331,11 +331,14 @@ def test_superclasses_have_five_classes_each() -> None:
     assert list(SUPERCLASSES) == sorted(SUPERCLASSES)
 
 
-def test_pickles_of_other_numpy_and_python_are_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("encode", [str.encode, str])
+def test_pickles_of_other_numpy_and_python_are_read(encode: Any, protocol: int, tmp_path: Path) -> None:
     for part in ("train", "test"):
-        content = {key.encode(): value for key, value in cifar(1, seed=0).items()}
-        (tmp_path / part).write_bytes(pickle.dumps(content, protocol=4))
-    assert len(tasks.cifar100(tmp_path)[0]) == 100
+        content = {encode(key): value for key, value in cifar(1, seed=0).items()}
+        (tmp_path / part).write_bytes(pickle.dumps(content, protocol=protocol))
+    train, _ = tasks.cifar100(tmp_path)
+    assert np.array_equal(train.images.flatten(1).numpy(), cifar(1, seed=0)["data"])
 
 
 class Attack:
@@ -357,8 +360,8 @@ SHORT = {**CONTENT, "fine_labels": CONTENT["fine_labels"][1:], "coarse_labels": 
         (b"", "is damaged, or not of the CIFAR-100 python version: EOFError"),
         (b"no pickle", "is damaged, or not of the CIFAR-100 python version"),
         (pickled(CONTENT)[:-1000], "is damaged, or not of the CIFAR-100 python version"),
-        (pickled(without(CONTENT, "fine_labels")), "is damaged, .*: KeyError: b'fine_labels'"),
-        (pickled([1, 2]), "is damaged, .*: TypeError"),
+        (pickled(without(CONTENT, "fine_labels")), "is damaged, .*: KeyError: 'fine_labels'"),
+        (pickled([1, 2]), "is damaged, .*: AttributeError"),
         (pickled({**CONTENT, "data": CONTENT["data"][:, 1:]}), "is damaged, .*: RuntimeError: shape"),
         (pickled(SHORT), r"must have uint8 images \[N, 3, 32, 32\] and 2 labels for each, got .* \[2, 99\]"),
         (pickled({**CONTENT, "data": CONTENT["data"].astype(np.int16)}), r"must have uint8 images .*, got torch.int16"),

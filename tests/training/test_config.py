@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from routing_ext import routing, tasks
+from routing_ext.memory import DNCCircuit
 from routing_ext.routing import Decision
 from routing_ext.training import (
     PRESETS,
@@ -141,3 +142,10 @@ def test_options_are_plain() -> None:
     options = to_options(problem, TrainConfig(lr_drops=(1, 2)))
     assert json.loads(json.dumps(options)) == options
     assert next(iter(options)) == "task"
+
+
+def test_options_of_a_circuit_reach_the_network() -> None:
+    options = {"usage": "paper", "allocation": "softmax", "temperature": 0.2, "erase_freed": True}
+    network = CircuitConfig("dnc", hidden_dim=5, **options).network(6, 4)  # type: ignore[arg-type]
+    assert isinstance(network, DNCCircuit)
+    assert {name: getattr(network.options, name) for name in options} == options

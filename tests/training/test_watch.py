@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
@@ -162,3 +163,24 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(__import__("sys").modules, "tensorboard", None)
     with pytest.raises(MissingPackage, match=r'tensorboard .*pip install "routing_ext\[train\]"'):
         TensorBoard(tmp_path)
+
+
+def test_a_terminal_that_is_gone_is_no_reason_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        gone = False
+
+        def write(self, text: str) -> int:
+            if self.gone:
+                raise OSError("Input/output error")
+            return len(text)
+
+    terminal = Terminal()
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stderr", terminal)
+        bar = ProgressBar(100, 0, 4)
+        terminal.gone = True
+        for step in range(1, 101):
+            bar.advance(step)
+        bar.report("train", 100, {"loss": 0.5})
+        bar.message("Lesson 1 learned")
+        bar.close()

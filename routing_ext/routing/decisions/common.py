@@ -33,7 +33,7 @@ class PolicyDecision(Decision):
         reference's importance weights' denominators.
         """
         probs, greedy = logits.softmax(1), logits.max(1)[1]
-        if not self.training:
+        if not self.training or logits.size(1) == 1:
             return agents.of_samples(greedy) if agents.replayed is None else agents.replayed, probs, probs
         if agents.replayed is not None:
             actions = agents.replayed

@@ -27,6 +27,7 @@ PANELS = {
 }
 FLOOR = 1e-4  # of a logarithmic axis
 LONGEST_NAME = 70
+IN_A_COLUMN = 4  # of the legend, if there is room for several
 
 
 def draw_curves(runs: Sequence[Run]) -> Figure:
@@ -45,7 +46,9 @@ def draw_curves(runs: Sequence[Run]) -> Figure:
     panels = [name for name in PANELS if name in found]
     with matplotlib.rc_context(STYLE):
         width = max(4.4 * len(panels), 6.0)
-        legend = 0.24 * len(groups) + 0.44
+        column = 0.6 + 0.085 * max(map(len, [*groups, "evaluation"]))  # inches
+        columns = max(1, min(int(width / column), -(-(len(groups) + 1) // IN_A_COLUMN)))
+        legend = 0.24 * -(-(len(groups) + 1) // columns) + 0.2
         figure = Figure(figsize=(width, 3.9 + legend), dpi=140, facecolor="white", layout="constrained")
         axes = figure.subplots(1, max(1, len(panels)), squeeze=False)[0]
         for ax, name in zip(axes, panels, strict=False):
@@ -57,7 +60,7 @@ def draw_curves(runs: Sequence[Run]) -> Figure:
             for i in range(len(groups))
         ]
         handles.append(Line2D([], [], linestyle="none", marker="o", color=MUTED, markersize=4))
-        figure.legend(handles, [*groups, "evaluation"], loc="outside upper left", frameon=False, fontsize=10)
+        figure.legend(handles, [*groups, "evaluation"], loc="outside upper left", frameon=False, fontsize=10, ncols=columns)
     return figure
 
 

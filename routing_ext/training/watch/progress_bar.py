@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Mapping
 
@@ -19,6 +20,8 @@ _TEXTS = {
 
 class ProgressBar(Sink):
     """Sequences done, a second, and still to come, time left, and the last report, on stderr; messages above it.
+
+    If stderr is gone, such as a terminal that was closed, there is nothing to be seen, and the training goes on.
 
     Args:
         total_steps: at which the training ends.
@@ -43,7 +46,8 @@ class ProgressBar(Sink):
         self._step, self._batch_size = start_step, batch_size
 
     def advance(self, step: int) -> None:
-        self._bar.update((step - self._step) * self._batch_size)
+        with contextlib.suppress(OSError):
+            self._bar.update((step - self._step) * self._batch_size)
         self._step = step
 
     def report(self, kind: Kind, step: int, values: Mapping[str, float]) -> None:
@@ -52,7 +56,9 @@ class ProgressBar(Sink):
             self._bar.set_postfix_str(", ".join(texts), refresh=False)
 
     def message(self, text: str) -> None:
-        self._bar.write(text, file=sys.stderr)
+        with contextlib.suppress(OSError):
+            self._bar.write(text, file=sys.stderr)
 
     def close(self) -> None:
-        self._bar.close()
+        with contextlib.suppress(OSError):
+            self._bar.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
@@ -105,6 +106,40 @@ def test_forward_and_backward(case: Case, dtype: torch.dtype, form: str, device:
     assert_close(grad_x, want[0], dtype)
     assert_close(grad_weights[0] if stacked else torch.stack(grad_weights), want[1], dtype)
     assert_close(grad_biases[0] if stacked else torch.stack(grad_biases), want[2], dtype)
+
+
+@pytest.fixture
+def _tf32() -> Iterator[None]:
+    matmul = torch.backends.cuda.matmul
+    before, matmul.allow_tf32 = matmul.allow_tf32, True
+    yield
+    matmul.allow_tf32 = before
+
+
+@pytest.mark.usefixtures("_tf32")
+@pytest.mark.parametrize("case", [Case(33, 4, 17, 65), Case(600, 2, 40, 18), Case(4200, 3, 20, 132)], ids=str)
+def test_tf32_where_torch_allows_it(case: Case, device: str) -> None:
+    """Rounded operands, sums in float32: as the definition with rounded matrices. float64 is not touched."""
+
+    def rounded(t: Tensor) -> Tensor:
+        bits = t.view(torch.int32)
+        return ((bits + 0x1000) & ~0x1FFF).view(torch.float32)
+
+    problem = Problem(case, torch.float32, device)
+    given = problem.x, problem.order, problem.layout, [problem.weights], [problem.biases], [], case.out_features, False
+    y = ops.grouped_linear(*given)
+    grads = ops.grouped_linear_backward(
+        problem.grad, None, problem.x, problem.order, problem.layout, given[3], [], case.in_features, (True, True, True)
+    )
+    exact = problem.expected(list(range(case.num_modules)), True, False)
+    problem.x, problem.grad, problem.weights = (rounded(t) for t in (problem.x, problem.grad, problem.weights))
+    want = problem.expected(list(range(case.num_modules)), True, False)
+    got = y, grads[0], grads[1][0], grads[2][0]
+    for mine, theirs in zip(got[:3], want[:3], strict=True):
+        assert_close(mine, theirs, torch.float32)
+    assert_close(got[3], exact[3], torch.float32)  # the biases' is a sum, not a product
+    if device == "cpu" or torch.cuda.get_device_capability() >= (8, 0):
+        assert (y.double() - exact[0]).abs().max() > 1e-5, "it was rounded"
 
 
 @pytest.mark.parametrize("case", [Case(33, 4, 17, 65), Case(600, 2, 70, 18)], ids=str)

@@ -1,0 +1,83 @@
+// Where the arrays lie that the phases of a step hand to each other: in shared memory, or, where a sample has so many
+// locations that they do not fit, in device memory; partial sums are always in shared memory. A structure of arrays is made
+// with a Workspace, which hands them out, on the device, and with a WorkspaceSize, which counts, on the host.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../launch.cuh"
+#include "../shared_arena.cuh"
+#include "group.cuh"
+
+namespace routing_ext::cuda {
+
+template <class T, bool in_shared>
+class Workspace {
+ public:
+  // scratch: of the sample; only if not in shared memory.
+  __device__ explicit Workspace(T* scratch) : next_(scratch) {}
+
+  // nullptr where there are no elements.
+  __device__ T* take(int64_t count) {
+    if (count == 0) return nullptr;
+    if constexpr (in_shared) {
+      return arena_.take<T>(count);
+    } else {
+      T* const here = next_;
+      next_ += count;
+      return here;
+    }
+  }
+  __device__ T* take_partials(int64_t count) { return count == 0 ? nullptr : arena_.take<T>(count); }
+
+ private:
+  SharedArena arena_;
+  T* next_;
+};
+
+template <class T>
+class WorkspaceSize {
+ public:
+  __host__ __device__ T* take(int64_t count) {
+    all_.reserve<T>(count);
+    elements_ += count;
+    return nullptr;
+  }
+  __host__ __device__ T* take_partials(int64_t count) {
+    all_.reserve<T>(count), partials_.reserve<T>(count);
+    return nullptr;
+  }
+  size_t shared_bytes(bool in_shared) const { return in_shared ? all_.bytes() : partials_.bytes(); }
+  int64_t elements() const { return elements_; }
+
+ private:
+  SharedArena all_, partials_;
+  int64_t elements_ = 0;
+};
+
+// Shared memory that a block may have on the current device.
+inline size_t shared_limit() {
+  int device = 0, bytes = 0;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess) {
+    return kDefaultSharedBytes;
+  }
+  return static_cast<size_t>(bytes);
+}
+
+// How a kernel that works on one sample a block is launched.
+struct SampleLaunch {
+  bool in_shared;
+  size_t shared_bytes;
+  int64_t scratch_elements;  // of each sample; 0 in shared memory
+
+  template <class T>
+  explicit SampleLaunch(const WorkspaceSize<T>& size)
+      : in_shared(size.shared_bytes(true) <= shared_limit()),
+        shared_bytes(size.shared_bytes(in_shared)),
+        scratch_elements(in_shared ? 0 : size.elements()) {}
+};
+
+}  // namespace routing_ext::cuda

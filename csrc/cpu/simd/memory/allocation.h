@@ -190,7 +190,7 @@ inline void allocate_backward(int64_t locations, int64_t n, const C* usage, cons
   }
   sums_after(locations, n, s, x, scratch, sums);
   for (int64_t i = 0; i < n; i += kLanes<C>) {
-    const Vec<C> of_s = load(sums + i) * reciprocal<C>(load(s + i)) - load(product + i) * load(grad + i);
+    const Vec<C> of_s = load(sums + i) / load(s + i) - load(product + i) * load(grad + i);
     store(grad_usage + i, load(grad_usage + i) + (C(1) - C(kEpsilon)) * of_s);
   }
 }

@@ -31,53 +31,32 @@ inline void key_products(int64_t heads, const C* keys, int64_t stride, const C* 
   });
 }
 
-// Below all scores that take part in a softmax.
-template <class C>
-inline constexpr C kNoScore = sizeof(C) == 4 ? C(-3e38) : C(-1e308);
-
-// In place. top: the largest of the row. What the padding holds does not matter, as long as it is no larger; it becomes zero.
-template <class C>
-inline void softmax(int64_t locations, int64_t n, C top, C* row) {
-  Vec<C> total = {};
-  for (int64_t i = 0; i < n; i += kLanes<C>) {
-    const Vec<C> e = within<C>(exponential<C>(load(row + i) - top), i, locations, C(0));
-    store(row + i, e), total += e;
-  }
-  const C scale = C(1) / sum<C>(total);
-  for (int64_t i = 0; i < n; i += kLanes<C>) store(row + i, load(row + i) * scale);
-}
+// In place. What the padding holds does not matter, as long as it is no larger than the rest; it becomes zero.
 template <class C>
 inline void softmax(int64_t locations, int64_t n, C* row) {
-  Vec<C> most = load(row);
+  Vec<C> most = load(row), total = {};
   for (int64_t i = kLanes<C>; i < n; i += kLanes<C>) most = larger_of<C>(most, load(row + i));
-  softmax(locations, n, largest<C>(most), row);
-}
-
-// 1 / |x| of |x|^2; large where that is zero.
-template <class C>
-inline Vec<C> inverse_norms(Vec<C> squared) {
-  return reciprocal_root<C>(larger_of<C>(squared, broadcast(sizeof(C) == 4 ? C(1e-37) : C(1e-300))));
-}
-// 1 / (norm + eps) of 1 / norm.
-template <class C>
-inline Vec<C> above_eps_inverse(Vec<C> inverse) {
-  return inverse * reciprocal<C>(C(1) + C(kEpsilon) * inverse);
+  const C top = largest<C>(most);
+  for (int64_t i = 0; i < n; i += kLanes<C>) store(row + i, exponential<C>(load(row + i) - top));
+  clear_padding(row, locations, n);
+  for (int64_t i = 0; i < n; i += kLanes<C>) total += load(row + i);
+  const C scale = C(1) / sum<C>(total);
+  for (int64_t i = 0; i < n; i += kLanes<C>) store(row + i, load(row + i) * scale);
 }
 
 // Of one head. cosine [n]: on entry the dot products. norms [n]: |memory row|^2.
 template <class C>
 inline void content_weights(C strength, C key_norm, const C* norms, int64_t locations, int64_t n, C* cosine, C* weights,
                             C inner = C(kEpsilon)) {
+  constexpr C eps = C(kEpsilon);
   const C a = key_norm + inner;
-  Vec<C> most = broadcast(kNoScore<C>);
   for (int64_t i = 0; i < n; i += kLanes<C>) {
-    const Vec<C> inverse = inverse_norms<C>(a * (load(norms + i) + inner));
-    const Vec<C> similarity = load(cosine + i) * above_eps_inverse<C>(inverse);
-    const Vec<C> score = within<C>(strength * similarity, i, locations, kNoScore<C>);
-    store(cosine + i, similarity), store(weights + i, score);
-    most = larger_of<C>(most, score);
+    const Vec<C> similarity = load(cosine + i) / (square_root<C>(a * (load(norms + i) + inner)) + eps);
+    store(cosine + i, similarity);
+    store(weights + i, strength * similarity);
   }
-  softmax(locations, n, largest<C>(most), weights);
+  fill(weights + locations, n - locations, weights[0]);
+  softmax(locations, n, weights);
 }
 
 template <class C>
@@ -88,6 +67,7 @@ struct ContentGradient {
 template <class C>
 inline ContentGradient<C> content_weights_backward(C strength, C key_norm, const C* norms, int64_t n, const C* cosine,
                                                    const C* weights, C* grad, C* grad_norms, C inner = C(kEpsilon)) {
+  constexpr C eps = C(kEpsilon), least = sizeof(C) == 4 ? C(1e-37) : C(1e-300);
   const C a = key_norm + inner;
   Vec<C> along = {};
   for (int64_t i = 0; i < n; i += kLanes<C>) along += load(grad + i) * load(weights + i);
@@ -95,9 +75,9 @@ inline ContentGradient<C> content_weights_backward(C strength, C key_norm, const
   Vec<C> both[2] = {};
   for (int64_t i = 0; i < n; i += kLanes<C>) {
     const Vec<C> score = load(weights + i) * (load(grad + i) - mean), similarity = load(cosine + i);
-    const Vec<C> b = load(norms + i) + inner, inverse = inverse_norms<C>(a * b);
-    const Vec<C> dot = strength * score * above_eps_inverse<C>(inverse);
-    const Vec<C> product = dot * similarity * (C(-0.5) * inverse);  // of A B; none where one is zero
+    const Vec<C> b = load(norms + i) + inner, root = square_root<C>(a * b);
+    const Vec<C> dot = strength * score / (root + eps);
+    const Vec<C> product = dot * similarity * (C(-0.5) / (root + least));  // of A B; none where one is zero
     both[0] += score * similarity;
     both[1] += product * b;
     store(grad + i, dot);

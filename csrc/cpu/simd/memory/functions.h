@@ -55,37 +55,6 @@ inline Vec<C> square_root(Vec<C> x) {
 #endif
 }
 
-// 1 / x and 1 / sqrt(x) of positive normal numbers. float: an estimate and one step of Newton's, with a relative error of some
-// 2e-7; division and root take several times as long.
-template <class C>
-inline Vec<C> reciprocal(Vec<C> x) {
-#if defined(__AVX2__)
-  if constexpr (sizeof(C) == 4) {
-#if defined(__AVX512F__)
-    const Vec<C> r = reinterpret_cast<Vec<C>>(_mm512_maskz_rcp14_ps(0xffff, reinterpret_cast<__m512>(x)));
-#else
-    const Vec<C> r = reinterpret_cast<Vec<C>>(_mm256_rcp_ps(reinterpret_cast<__m256>(x)));
-#endif
-    return r + r * (C(1) - x * r);
-  }
-#endif
-  return C(1) / x;
-}
-template <class C>
-inline Vec<C> reciprocal_root(Vec<C> x) {
-#if defined(__AVX2__)
-  if constexpr (sizeof(C) == 4) {
-#if defined(__AVX512F__)
-    const Vec<C> r = reinterpret_cast<Vec<C>>(_mm512_maskz_rsqrt14_ps(0xffff, reinterpret_cast<__m512>(x)));
-#else
-    const Vec<C> r = reinterpret_cast<Vec<C>>(_mm256_rsqrt_ps(reinterpret_cast<__m256>(x)));
-#endif
-    return r + C(0.5) * r * (C(1) - x * r * r);
-  }
-#endif
-  return C(1) / square_root<C>(x);
-}
-
 // 2^k p(x - k ln 2), p the Taylor polynomial; a relative error of some 1e-7 and 1e-16. Zero where it would be
 // subnormal, never infinite.
 template <class C>
@@ -118,7 +87,7 @@ inline Vec<C> exponential(Vec<C> x) {
 
 template <class C>
 inline Vec<C> sigmoid(Vec<C> x) {
-  return reciprocal<C>(C(1) + exponential<C>(-x));
+  return C(1) / (C(1) + exponential<C>(-x));
 }
 
 template <class C>
@@ -126,9 +95,8 @@ inline Vec<C> tangent(Vec<C> x) {
   if constexpr (sizeof(C) == 8) {
     return each_lane<C>(x, [](C lane) { return __builtin_tanh(lane); });
   } else {
-    const Vec<C> twice = C(-2) * x, square = x * x;
-    const Vec<C> e = exponential<C>(twice > C(40) ? broadcast(C(40)) : twice);
-    const Vec<C> far = (C(1) - e) * reciprocal<C>(C(1) + e);
+    const Vec<C> e = exponential<C>(C(-2) * x), square = x * x;
+    const Vec<C> far = (C(1) - e) / (C(1) + e);
     // Near zero the difference above cancels.
     const Vec<C> near =
         x + x * square * (C(-1. / 3) + square * (C(2. / 15) + square * (C(-17. / 315) + square * C(62. / 2835))));
@@ -185,13 +153,6 @@ inline Bits<C> lane_numbers(Indices<i...>) {
 template <class C>
 inline Bits<C> lane_numbers(int64_t first) {
   return lane_numbers<C>(typename MakeIndices<kLanes<C>>::type{}) + static_cast<Integer<C>>(first);
-}
-
-// x, the vector at i of a row over locations, with something else for its padding.
-template <class C>
-ALWAYS_INLINE inline Vec<C> within(Vec<C> x, int64_t i, int64_t locations, C otherwise) {
-  if (i + kLanes<C> <= locations) return x;
-  return lane_numbers<C>(i) < static_cast<Integer<C>>(locations) ? x : broadcast(otherwise);
 }
 
 template <class C, int by, int... i>

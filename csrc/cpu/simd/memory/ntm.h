@@ -35,40 +35,6 @@ inline constexpr double kSmallestDouble = 2.2250738585072014e-307;
 template <class C>
 inline constexpr C kLeastShifted = sizeof(C) == 4 ? C(kSmallest) : C(kSmallestDouble);
 
-// What a row is shifted by; a number of shifts that the compiler knows, or 0.
-template <class C, int known>
-struct Shift {
-  Vec<C> weights[known];
-  Shift(const C* shift, int64_t) { UNROLL for (int s = 0; s < known; ++s) weights[s] = broadcast(shift[s]); }
-  ALWAYS_INLINE Vec<C> along(const C* row) const {
-    Vec<C> x = {};
-    UNROLL for (int s = 0; s < known; ++s) x += weights[s] * load(row + s - known / 2);
-    return x;
-  }
-  ALWAYS_INLINE Vec<C> against(const C* row) const {
-    Vec<C> x = {};
-    UNROLL for (int s = 0; s < known; ++s) x += weights[s] * load(row - s + known / 2);
-    return x;
-  }
-};
-template <class C>
-struct Shift<C, 0> {
-  const C* shift;
-  int64_t shifts;
-  Shift(const C* shift, int64_t shifts) : shift(shift), shifts(shifts) {}
-  ALWAYS_INLINE Vec<C> along(const C* row) const {
-    Vec<C> x = {};
-    for (int64_t s = 0; s < shifts; ++s) x += shift[s] * load(row + s - shifts / 2);
-    return x;
-  }
-  ALWAYS_INLINE Vec<C> against(const C* row) const {
-    Vec<C> x = {};
-    for (int64_t s = 0; s < shifts; ++s) x += shift[s] * load(row - s + shifts / 2);
-    return x;
-  }
-};
-inline constexpr int kUsualShifts = 3;
-
 template <class C>
 struct Location {
   int64_t locations, n, shifts;
@@ -77,84 +43,55 @@ struct Location {
   const C* shift;              // [S]
   C *shifted, *log, *weights;  // [n]; the first two are kept for the backward pass
 
+  void blend(const Ring<C>& ring) const {
+    for (int64_t i = 0; i < n; i += kLanes<C>)
+      store(ring.row + i, gate * load(content + i) + (C(1) - gate) * load(previous + i));
+  }
+
   // scratch: [Ring::size]
   void forward(C* scratch) const {
-    shifts == kUsualShifts ? forward_by<kUsualShifts>(*this, scratch) : forward_by<0>(*this, scratch);
+    Ring<C> ring(locations, n, shifts, scratch);
+    blend(ring);
+    ring.close();
+    for (int64_t i = 0; i < n; i += kLanes<C>) {
+      Vec<C> x = {};
+      for (int64_t s = 0; s < shifts; ++s) x += shift[s] * load(ring.row + i + s - shifts / 2);
+      const Vec<C> l = logarithm<C>(larger_of<C>(x, broadcast(kLeastShifted<C>)));
+      store(shifted + i, x), store(log + i, l), store(weights + i, sharpness * l);
+    }
+    fill(weights + locations, n - locations, weights[0]);
+    softmax(locations, n, weights);
   }
+
   // grad [n]: of the weights; becomes that of the content. grad_previous [n] is set. scratch: two rings.
   void backward(C* grad, C* grad_previous, C* grad_gate, C* grad_shift, C* grad_sharpness, C* scratch) const {
-    const auto of = shifts == kUsualShifts ? backward_by<kUsualShifts> : backward_by<0>;
-    of(*this, grad, grad_previous, grad_gate, grad_shift, grad_sharpness, scratch);
-  }
-
- private:
-  // The row before it is shifted.
-  void blend(const Ring<C>& ring) const {
-    C* const row = ring.row;
-    const C *const from = content, *const old = previous;
-    const Vec<C> own = broadcast(gate), kept = broadcast(C(1) - gate);
-    for (int64_t i = 0; i < n; i += kLanes<C>) store(row + i, own * load(from + i) + kept * load(old + i));
-  }
-
-  // The location is a copy: what a reference leads to would have to be loaded again after every store.
-  template <int known>
-  static void forward_by(Location at, C* scratch) {
-    Ring<C> ring(at.locations, at.n, at.shifts, scratch);
-    at.blend(ring);
+    Ring<C> ring(locations, n, shifts, scratch), of_shifted(locations, n, shifts, scratch + Ring<C>::size(n, shifts));
+    blend(ring);
     ring.close();
-    const Shift<C, known> shift(at.shift, at.shifts);
-    const C* const row = ring.row;
-    Vec<C> most = broadcast(kNoScore<C>);
-    for (int64_t i = 0; i < at.n; i += kLanes<C>) {
-      const Vec<C> x = shift.along(row + i), l = logarithm<C>(larger_of<C>(x, broadcast(kLeastShifted<C>)));
-      const Vec<C> score = within<C>(at.sharpness * l, i, at.locations, kNoScore<C>);
-      store(at.shifted + i, x), store(at.log + i, l), store(at.weights + i, score);
-      most = larger_of<C>(most, score);
-    }
-    softmax(at.locations, at.n, largest<C>(most), at.weights);
-  }
-
-  template <int known>
-  static void backward_by(Location at, C* grad, C* grad_previous, C* grad_gate, C* grad_shift, C* grad_sharpness, C* scratch) {
-    const int64_t n = at.n;
-    Ring<C> ring(at.locations, n, at.shifts, scratch);
-    Ring<C> of_shifted(at.locations, n, at.shifts, scratch + Ring<C>::size(n, at.shifts));
-    at.blend(ring);
-    ring.close();
-    const C* const row = ring.row;
-    C* const of_row = of_shifted.row;
-    Vec<C> along = {}, of_gate = {};
-    for (int64_t i = 0; i < n; i += kLanes<C>) along += load(grad + i) * load(at.weights + i);
+    Vec<C> along = {}, of_sharpness = {}, of_gate = {};
+    for (int64_t i = 0; i < n; i += kLanes<C>) along += load(grad + i) * load(weights + i);
     const C mean = sum<C>(along);
-    Vec<C> sums[known + 1] = {};  // of the shifts, if they are known, and of the sharpness
     for (int64_t i = 0; i < n; i += kLanes<C>) {
-      const Vec<C> score = load(at.weights + i) * (load(grad + i) - mean), x = load(at.shifted + i);
-      const Vec<C> least = broadcast(kLeastShifted<C>);
-      const Vec<C> of_x = x < least ? Vec<C>{} : at.sharpness * score * reciprocal<C>(larger_of<C>(x, least));
-      store(of_row + i, of_x);
-      UNROLL for (int s = 0; s < known; ++s) sums[s] += of_x * load(row + i + s - known / 2);
-      sums[known] += score * load(at.log + i);
+      const Vec<C> score = load(weights + i) * (load(grad + i) - mean), x = load(shifted + i);
+      of_sharpness += score * load(log + i);
+      store(of_shifted.row + i, x < kLeastShifted<C> ? Vec<C>{} : sharpness * score / x);
     }
-    clear_padding(of_row, at.locations, n);
-    for (int64_t s = 0; known == 0 && s < at.shifts; ++s) {
+    *grad_sharpness = sum<C>(of_sharpness);
+    clear_padding(of_shifted.row, locations, n);
+    for (int64_t s = 0; s < shifts; ++s) {
       Vec<C> of_shift = {};
-      for (int64_t i = 0; i < n; i += kLanes<C>) of_shift += load(of_row + i) * load(row + i + s - at.shifts / 2);
+      for (int64_t i = 0; i < n; i += kLanes<C>) of_shift += load(of_shifted.row + i) * load(ring.row + i + s - shifts / 2);
       grad_shift[s] = sum<C>(of_shift);
     }
     of_shifted.close();
-    const Shift<C, known> shift(at.shift, at.shifts);
-    const C gate = at.gate;
     for (int64_t i = 0; i < n; i += kLanes<C>) {
-      const Vec<C> x = shift.against(of_row + i);
-      of_gate += x * (load(at.content + i) - load(at.previous + i));
+      Vec<C> x = {};
+      for (int64_t s = 0; s < shifts; ++s) x += shift[s] * load(of_shifted.row + i - s + shifts / 2);
+      of_gate += x * (load(content + i) - load(previous + i));
       store(grad + i, gate * x);
       store(grad_previous + i, (C(1) - gate) * x);
     }
-    clear_padding(grad, at.locations, n), clear_padding(grad_previous, at.locations, n);
-    C totals[known + 1];
-    store_sums<C>(sums, totals);
-    for (int s = 0; s < known; ++s) grad_shift[s] = totals[s];
-    *grad_sharpness = totals[known];
+    clear_padding(grad, locations, n), clear_padding(grad_previous, locations, n);
     *grad_gate = sum<C>(of_gate);
   }
 };

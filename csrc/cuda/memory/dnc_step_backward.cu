@@ -257,18 +257,11 @@ __global__ void __launch_bounds__(kMaxGroup, 1)
       step.grad_read_vectors[sample], SampleState<T>(step.grad_previous, sample), step.grad_interface[sample], work);
 }
 
-template <class T>
-SampleLaunch step_launch(const DncPlan& plan) {
-  WorkspaceSize<T> size;
-  const Work<T> counted(size, plan);
-  return SampleLaunch(size);
-}
-
 }  // namespace
 
 template <class T>
 size_t dnc_step_backward_scratch_bytes(const StepShape& shape) {
-  return static_cast<size_t>(shape.batch * step_launch<T>(DncPlan(shape)).scratch_elements) * sizeof(T);
+  return sample_launch<Work<T>, T>(DncPlan(shape)).template scratch_bytes<T>(shape.batch);
 }
 
 template <class T>
@@ -276,7 +269,7 @@ cudaError_t launch_dnc_step_backward(const StepShape& shape, const StepBackward<
   if (shape.batch == 0) return cudaSuccess;
   if (!countable(shape)) return cudaErrorInvalidValue;
   const DncPlan plan(shape);
-  const SampleLaunch how = step_launch<T>(plan);
+  const SampleLaunch how = sample_launch<Work<T>, T>(plan);
   return launch(how.in_shared ? dnc_step_backward_kernel<T, true> : dnc_step_backward_kernel<T, false>,
                 dim3(static_cast<unsigned>(shape.batch)), dim3(group_threads(larger(shape.locations, shape.word))),
                 how.shared_bytes, stream, plan, step, static_cast<T*>(scratch), how.scratch_elements);

@@ -44,15 +44,8 @@ __global__ void __launch_bounds__(kMaxGroup, 1)
 }
 
 template <class Op, class T>
-SampleLaunch memory_op_launch(const MemoryOpShape& shape) {
-  WorkspaceSize<T> size;
-  const typename Op::Arrays counted(size, shape);
-  return SampleLaunch(size);
-}
-
-template <class Op, class T>
 size_t memory_op_scratch(const MemoryOpShape& shape) {
-  return static_cast<size_t>(shape.batch * memory_op_launch<Op, T>(shape).scratch_elements) * sizeof(T);
+  return sample_launch<typename Op::Arrays, T>(shape).template scratch_bytes<T>(shape.batch);
 }
 
 template <class Op, class T>
@@ -61,7 +54,7 @@ cudaError_t launch_memory_op(const MemoryOpShape& shape, const MemoryOpTensors<T
   if (shape.batch == 0) return cudaSuccess;
   const int64_t most = larger(larger(shape.heads, shape.writes), larger(shape.reads, 1));
   if (!countable(most * larger(shape.locations, shape.word)) || !countable(shape.batch)) return cudaErrorInvalidValue;
-  const SampleLaunch how = memory_op_launch<Op, T>(shape);
+  const SampleLaunch how = sample_launch<typename Op::Arrays, T>(shape);
   const auto kernel = how.in_shared ? memory_op_kernel<Op, T, true> : memory_op_kernel<Op, T, false>;
   const dim3 blocks(static_cast<unsigned>(shape.batch)), threads(group_threads(larger(shape.locations, shape.word)));
   return launch(kernel, blocks, threads, how.shared_bytes, stream, shape, tensors, static_cast<T*>(scratch),

@@ -77,7 +77,7 @@ struct StepBackward {
   Rows<const T> record;                  // [record_size]
   StepState<const T> grad_next;          // each may be nullptr: zero
   Rows<const T> grad_read_vectors;       // [R,W], or nullptr: zero
-  StepState<T> grad_previous;            // is set; each array may be that of grad_next
+  StepState<T> grad_previous;            // is set, but the link where there is no previous one; may be grad_next
   Rows<T> grad_interface;                // [I], is set
 };
 

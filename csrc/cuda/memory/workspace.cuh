@@ -78,6 +78,19 @@ struct SampleLaunch {
       : in_shared(size.shared_bytes(true) <= shared_limit()),
         shared_bytes(size.shared_bytes(in_shared)),
         scratch_elements(in_shared ? 0 : size.elements()) {}
+
+  template <class T>
+  size_t scratch_bytes(int64_t batch) const {
+    return static_cast<size_t>(batch * scratch_elements) * sizeof(T);
+  }
 };
+
+// Arrays(workspace, shape): the arrays of a kernel.
+template <class Arrays, class T, class Shape>
+SampleLaunch sample_launch(const Shape& shape) {
+  WorkspaceSize<T> size;
+  [[maybe_unused]] const Arrays counted(size, shape);
+  return SampleLaunch(size);
+}
 
 }  // namespace routing_ext::cuda

@@ -24,7 +24,7 @@ def test_what_the_backward_pass_needs_of_a_step() -> None:
     batch, steps, locations = 8, 16, 512
     circuit = circuit_of(256, locations, 64)
     weights = [w.detach() for w in circuit._weights()]
-    link_every = default_link_every(steps, batch * locations**2 * 4)
+    link_every = default_link_every(steps, batch * locations**2 * 4, torch.device("cpu"))
     args = ("dnc", [], torch.rand(steps, batch, 6), [], weights, None, None, None, [locations], 20.0, link_every, True)
     _, _, tape = torch.ops.routing_ext.memory_sequence(*args)
     assert sum(t.nbytes for t in tape) / steps <= 4e6

@@ -372,7 +372,7 @@ def test_what_is_behind_the_end_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize("size", [(7, 64, 8, 1, 2), (2, 260, 4, 2, 1)], ids=str)
-def test_number_of_threads_with_lengths(size: Size) -> None:
+def test_number_of_threads_with_lengths(size: Size, cpu_kernels: None) -> None:
     x, w, before = normal(6, size[0], 2, seed=0), weights(size, 2, 9, 4, {}), state(size, 9)
     lengths = torch.randint(7, (size[0],), generator=generator(0))
     resets = torch.rand(6, size[0], generator=generator(1)) < 0.2

@@ -268,7 +268,7 @@ def test_expanded_gradient(case: Case) -> None:
 
 
 @each_model
-def test_number_of_threads_changes_nothing(case: Case) -> None:
+def test_number_of_threads_changes_nothing(case: Case, cpu_kernels: None) -> None:
     x, weights, state = case._replace(B=7).x(), case.weights(), case._replace(B=7).state()
     inputs = [x, *weights, *state]
     before, outcomes = torch.get_num_threads(), []
@@ -284,7 +284,7 @@ def test_number_of_threads_changes_nothing(case: Case) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_several_threads_for_one_sample(batch: int) -> None:
+def test_several_threads_for_one_sample(batch: int, cpu_kernels: None) -> None:
     """With more threads than samples, they share the link of each. Sums are in another order then."""
     case = Case("dnc", T=6, B=batch, I=2, H=3, O=2, N=259, W=3, V=2, R=5)
     x, weights, state = case.x(), case.weights(), case.state()

@@ -3,6 +3,7 @@
 #include "combine_rows.cuh"
 
 #include "../common/host_device.h"
+#include "element_types.cuh"
 #include "launch.cuh"
 
 namespace routing_ext::cuda {
@@ -10,27 +11,6 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
-
-template <class T>
-struct AccumulatorOf {
-  using type = float;
-};
-template <>
-struct AccumulatorOf<double> {
-  using type = double;
-};
-template <class T>
-using Accumulator = typename AccumulatorOf<T>::type;
-
-__device__ __forceinline__ float widen(float v) { return v; }
-__device__ __forceinline__ double widen(double v) { return v; }
-__device__ __forceinline__ float widen(__half v) { return __half2float(v); }
-__device__ __forceinline__ float widen(__nv_bfloat16 v) { return __bfloat162float(v); }
-
-__device__ __forceinline__ void put(float* to, float v) { *to = v; }
-__device__ __forceinline__ void put(double* to, double v) { *to = v; }
-__device__ __forceinline__ void put(__half* to, float v) { *to = __float2half(v); }
-__device__ __forceinline__ void put(__nv_bfloat16* to, float v) { *to = __float2bfloat16(v); }
 
 // A thread an element of the result.
 template <class T>
@@ -41,7 +21,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t sample = e / r.width, column = e % r.width, first = sample * r.choices;
   Accumulator<T> sum = 0;
   for (int64_t j = 0; j < r.choices; ++j) sum += widen(weights[first + j]) * widen(y[(first + j) * r.width + column]);
-  put(combined + e, sum);
+  combined[e] = narrow<T>(sum);
 }
 
 // A thread an element of y.
@@ -51,7 +31,7 @@ __global__ void __launch_bounds__(kThreads) combine_rows_grad_y_kernel(CombinedR
   const int64_t e = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (e >= r.batch * r.choices * r.width) return;
   const int64_t row = e / r.width, column = e % r.width;
-  put(grad_y + e, widen(weights[row]) * widen(grad[row / r.choices * r.width + column]));
+  grad_y[e] = narrow<T>(widen(weights[row]) * widen(grad[row / r.choices * r.width + column]));
 }
 
 // A warp a weight.
@@ -67,7 +47,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t i = lane; i < r.width; i += kWarp) sum += widen(g[i]) * widen(from[i]);
 #pragma unroll
   for (int distance = kWarp / 2; distance > 0; distance /= 2) sum += __shfl_xor_sync(kFullWarp, sum, distance);
-  if (lane == 0) put(grad_weights + row, sum);
+  if (lane == 0) grad_weights[row] = narrow<T>(sum);
 }
 
 dim3 blocks_for(int64_t items, int64_t items_a_block) { return dim3(static_cast<unsigned>(divide_up(items, items_a_block))); }

@@ -109,10 +109,10 @@ def run(options: Options) -> None:
     slower = 0
     for row in rows():
         ours, plain = row.measure(options.seconds)
-        ratio = ours.median / plain.median
+        ratio = round(ours.median / plain.median, 2)
         slower += ratio < 1
         end = "  slower" if ratio < 1 else ""
-        print(f"{row.name:42}{ours!s:>28}  {plain!s:>26}{ratio:>7.1f}x  against {row.against}{end}", flush=True)
+        print(f"{row.name:42}{ours!s:>28}  {plain!s:>26}{ratio:>7.2f}x  against {row.against}{end}", flush=True)
     if slower:
         print(f"In {slower} of these rows, plain PyTorch is faster here.")
 

@@ -54,7 +54,7 @@ std::array<at::Tensor, count + 1> access(MemoryAccessArgs<count> a) {
   std::array<at::Tensor, count + 1> results;
   for (size_t i = 0; i < count; ++i) results[i] = empty_result(a, a.results[i]);
   pad_links(a);
-  with_memory_kernels(a.dtype(), [&](auto kernel_type, const auto& kernels) {
+  with_kernels(memory_kernels(), a.dtype(), [&](auto kernel_type, const auto& kernels) {
     using C = typename decltype(kernel_type)::type;
     const AccessKernels<C>& step = kind == MemoryKind::dnc ? kernels.dnc : kernels.ntm;
     const CellLayout<C> at(shape);
@@ -88,7 +88,7 @@ std::array<at::Tensor, count> access_backward(MemoryAccessArgs<count> a) {
   std::array<at::Tensor, count> results;
   for (size_t i = 0; i < count; ++i) results[i] = empty_result(a, a.results[i]);
   pad_links(a);
-  with_memory_kernels(a.dtype(), [&](auto kernel_type, const auto& kernels) {
+  with_kernels(memory_kernels(), a.dtype(), [&](auto kernel_type, const auto& kernels) {
     using C = typename decltype(kernel_type)::type;
     const AccessKernels<C>& step = kind == MemoryKind::dnc ? kernels.dnc : kernels.ntm;
     const CellLayout<C> at(shape);

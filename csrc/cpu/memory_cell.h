@@ -4,21 +4,13 @@
 
 #include <vector>
 
-#include "../common/kernel_type.h"
 #include "../common/memory_sequence_args.h"
+#include "kernels_of_dtype.h"
 #include "memory_cell_kernels.h"
 #include "pool.h"
 #include "threads.h"
 
 namespace routing_ext::cpu {
-
-// f(KernelType<C>(), kernels for it) for float or double.
-template <class F>
-void with_memory_kernels(at::ScalarType dtype, const F& f) {
-  const WideKernels<MemoryKernels>& k = memory_kernels();
-  if (dtype == at::kFloat) return f(KernelType<float>(), k.f32);
-  return f(KernelType<double>(), k.f64);
-}
 
 // Of MemorySizes or MemoryStepSizes.
 template <class Sizes>

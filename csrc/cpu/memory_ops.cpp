@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "../common/kernel_type.h"
+#include "kernels_of_dtype.h"
 #include "memory_ops_kernels.h"
 
 namespace routing_ext::cpu {
@@ -41,13 +41,6 @@ class SamplePointers {
   std::vector<int64_t> stride_;
 };
 
-template <class F>
-void with_kernels(at::ScalarType dtype, const F& f) {
-  const WideKernels<MemoryOpsKernels>& k = memory_ops_kernels();
-  if (dtype == at::kFloat) return f(KernelType<float>(), k.f32);
-  return f(KernelType<double>(), k.f64);
-}
-
 // Of the kernel that choose(kernels) names.
 template <size_t count, class Choose>
 std::array<at::Tensor, count> computed(MemoryOpCall<count> a, const Choose& choose) {
@@ -61,7 +54,7 @@ std::array<at::Tensor, count> computed(MemoryOpCall<count> a, const Choose& choo
   }
   pad_links(a);
   const MemoryOpSizes sizes{d['N'], d['W'], d['H'], d['V'], d['R'], d['S'], a.temperature.value_or(0)};
-  with_kernels(a.dtype(), [&](auto kernel_type, const auto& kernels) {
+  with_kernels(memory_ops_kernels(), a.dtype(), [&](auto kernel_type, const auto& kernels) {
     using C = typename decltype(kernel_type)::type;
     const MemoryOp<C> kernel = choose(kernels);
     const SamplePointers<const C> in(a.tensors, batch);

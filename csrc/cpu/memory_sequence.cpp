@@ -142,7 +142,7 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> memory_
     if (steps == 0) link.defined() ? final_link.copy_(link) : final_link.zero_();
   }
 
-  with_memory_kernels(x.scalar_type(), [&](auto kernel_type, const auto& kernels) {
+  with_kernels(memory_kernels(), x.scalar_type(), [&](auto kernel_type, const auto& kernels) {
     using C = typename decltype(kernel_type)::type;
     const CellLayout<C> at(shape);
     const PackedLayout<C> packed_at(shape);
@@ -251,7 +251,7 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>, at::Ten
     }
   }
 
-  with_memory_kernels(x.scalar_type(), [&](auto kernel_type, const auto& kernels) {
+  with_kernels(memory_kernels(), x.scalar_type(), [&](auto kernel_type, const auto& kernels) {
     using C = typename decltype(kernel_type)::type;
     const CellLayout<C> at(shape);
     const PackedLayout<C> packed_at(shape);

@@ -42,7 +42,7 @@ at::Tensor memory_pack_cpu(std::string_view model, at::ArrayRef<double> options,
   const CellShape shape = cell_shape(sizes, 0);
   const std::vector<at::Tensor> held = contiguous_tensors(weights);
   at::Tensor packed;
-  with_memory_kernels(x.scalar_type(), [&](auto kernel_type, const auto& kernels) {
+  with_kernels(memory_kernels(), x.scalar_type(), [&](auto kernel_type, const auto& kernels) {
     using C = typename decltype(kernel_type)::type;
     const PackedLayout<C> at(shape);
     packed = pooled_empty({backward ? at.backward_size : at.forward_size}, x.options());
@@ -64,7 +64,7 @@ at::Tensor memory_step_cpu(std::string_view model, at::ArrayRef<double> options,
   const int64_t batch = tape.size(1);
   check_inputs(kOp, x, tape, shape.input);
   const at::Tensor y = at::empty({1, batch, shape.y_size()}, x.options());
-  with_memory_kernels(x.scalar_type(), [&](auto kernel_type, const auto& kernels) {
+  with_kernels(memory_kernels(), x.scalar_type(), [&](auto kernel_type, const auto& kernels) {
     using C = typename decltype(kernel_type)::type;
     const CellLayout<C> at(shape);
     const int64_t row = at.row_size, interface_size = shape.access.interface_size(), link_size = at.access.link_size;
@@ -104,7 +104,7 @@ at::Tensor memory_step_backward_cpu(std::string_view model, at::ArrayRef<double>
   const at::Tensor grad_x = at::empty({wants_x ? batch : 0, shape.input}, tape.options());
   const at::Tensor given = grad_y ? grad_y->contiguous() : at::Tensor();
   check_grad_y(kOp, grad_y, tape, shape.y_size());
-  with_memory_kernels(tape.scalar_type(), [&](auto kernel_type, const auto& kernels) {
+  with_kernels(memory_kernels(), tape.scalar_type(), [&](auto kernel_type, const auto& kernels) {
     using C = typename decltype(kernel_type)::type;
     const CellLayout<C> at(shape);
     const int64_t row = at.row_size, link_size = at.access.link_size;
@@ -140,7 +140,7 @@ void memory_step_relink_cpu(std::string_view model, at::ArrayRef<double> options
                             int64_t step) {
   constexpr const char* kOp = "memory_step_relink";
   const CellShape shape = cell_shape(MemoryStepSizes(kOp, model, options, sizes), 0);
-  with_memory_kernels(tape.scalar_type(), [&](auto kernel_type, const auto& kernels) {
+  with_kernels(memory_kernels(), tape.scalar_type(), [&](auto kernel_type, const auto& kernels) {
     using C = typename decltype(kernel_type)::type;
     const CellLayout<C> at(shape);
     const int64_t batch = tape.size(1), row = at.row_size, link_size = at.access.link_size;
@@ -168,7 +168,7 @@ std::vector<at::Tensor> memory_step_weight_gradients_cpu(std::string_view model,
   const CellShape shape = cell_shape(sizes, 0);
   std::vector<at::Tensor> result;
   for (const Shape& s : sizes.weight_shapes()) result.push_back(pooled_empty(s, inputs.options()));
-  with_memory_kernels(inputs.scalar_type(), [&](auto kernel_type, const auto& kernels) {
+  with_kernels(memory_kernels(), inputs.scalar_type(), [&](auto kernel_type, const auto& kernels) {
     using C = typename decltype(kernel_type)::type;
     const CellLayout<C> at(shape);
     const int64_t steps = inputs.size(0), batch = inputs.size(1), threads = at::get_num_threads();
@@ -194,7 +194,7 @@ void memory_step_import_cpu(std::string_view model, at::ArrayRef<double> options
   const MemorySizes sizes(kOp, model, options, inputs, weights, {num_locations});
   const CellShape shape = cell_shape(sizes, 0);
   const std::vector<at::Tensor> held = sizes.checked_state(kOp, "state", state, inputs);
-  with_memory_kernels(rows.scalar_type(), [&](auto kernel_type, const auto& kernels) {
+  with_kernels(memory_kernels(), rows.scalar_type(), [&](auto kernel_type, const auto& kernels) {
     using C = typename decltype(kernel_type)::type;
     const CellLayout<C> at(shape);
     check_state_rows(kOp, rows, sizes.batch, at.state_size);
@@ -212,7 +212,7 @@ std::vector<at::Tensor> memory_step_export_cpu(std::string_view model, at::Array
   std::vector<at::Tensor> state;
   for (const Shape& s : sizes.state_shapes()) state.push_back(pooled_empty(s, rows.options()));
   if (sizes.linked) state[MemorySizes::kLink] = at::empty({0}, rows.options());
-  with_memory_kernels(rows.scalar_type(), [&](auto kernel_type, const auto& kernels) {
+  with_kernels(memory_kernels(), rows.scalar_type(), [&](auto kernel_type, const auto& kernels) {
     using C = typename decltype(kernel_type)::type;
     const CellLayout<C> at(shape);
     check_state_rows(kOp, rows, sizes.batch, at.state_size);
@@ -226,7 +226,7 @@ std::vector<int64_t> memory_step_layout(std::string_view model, at::ArrayRef<dou
                                         at::ScalarType dtype) {
   const CellShape shape = cell_shape(MemoryStepSizes("memory_step_layout", model, options, sizes), 0);
   std::vector<int64_t> result;
-  with_memory_kernels(dtype, [&](auto kernel_type, const auto&) {
+  with_kernels(memory_kernels(), dtype, [&](auto kernel_type, const auto&) {
     using C = typename decltype(kernel_type)::type;
     const CellLayout<C> at(shape);
     result = {at.row_size, at.state_size, at.grad_size};

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "../../common/memory_links.h"
+#include "../../common/memory_masks_args.h"
 #include "network.h"
 
 namespace routing_ext::cuda {
@@ -31,18 +32,10 @@ using Optional = std::optional<Tensor>;
 class Masks {
  public:
   Masks(const char* op, const MemorySizes& s, const Optional& lengths, const Optional& resets, const Tensor& x)
-      : batch_(s.batch) {
-    if (lengths) {
-      CHECK_ARG(op, "lengths", lengths->sizes() == at::IntArrayRef({s.batch}) && lengths->scalar_type() == at::kLong,
-                "must be int64 of shape [", s.batch, "], got ", lengths->scalar_type(), " of ", lengths->sizes());
-      CHECK_ARG(op, "lengths", lengths->device() == x.device(), "must be on ", x.device(), ", got ", lengths->device());
-      lengths_ = at::clamp(*lengths, 0, s.steps).contiguous();
-    }
-    if (!resets) return;
-    CHECK_ARG(op, "resets", resets->sizes() == at::IntArrayRef({s.steps, s.batch}) && resets->scalar_type() == at::kBool,
-              "must be bool of shape [", s.steps, ", ", s.batch, "], got ", resets->scalar_type(), " of ", resets->sizes());
-    CHECK_ARG(op, "resets", resets->device() == x.device(), "must be on ", x.device(), ", got ", resets->device());
-    resets_ = resets->contiguous();
+      : batch_(s.batch),
+        lengths_(checked_lengths(op, lengths, s.batch, x.device())),
+        resets_(checked_resets(op, resets, s.steps, s.batch, x.device())) {
+    if (lengths_.defined()) lengths_ = at::clamp(lengths_, 0, s.steps);
   }
   bool any() const { return lengths_.defined() || resets_.defined(); }
   bool has_lengths() const { return lengths_.defined(); }

@@ -134,6 +134,7 @@ struct CellStepBackward {
   C* grad_x;                  // [rows,I], or nullptr
   C* scratch;                 // [scratch_size] of AccessLayout
   const Team* team = nullptr;
+  bool is_first = false;  // nobody wants the gradient of the previous features, which then is not set
 };
 
 // The gradients of the parameters, from all steps of all samples.

@@ -353,7 +353,7 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>, at::Ten
                                           anew || !previous_link ? nullptr : previous_link + links, tape.state(t, run.begin),
                                           y_grads ? y_grads + sample * shape.y_size() : nullptr, grad_state, grad_link + links,
                                           grads + sample * at.grad_size, x_grads ? x_grads + sample * shape.input : nullptr,
-                                          scratch, team.get()});
+                                          scratch, team.get(), anew || (t == 1 && !a.wants_state)});
             if (!anew) return;
             for (int64_t i = 0; reset_grads && i < at.access.memory_size; ++i)
               reset_grads[run.begin * at.state_size + at.memory + i] += grad_state[at.memory + i];

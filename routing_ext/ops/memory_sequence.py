@@ -95,15 +95,17 @@ def layer_sequence(
         others: lengths, resets and reset_memory.
     """
     _, word, writes, reads, _ = sizes
-    if x.is_cpu:
-        given = [*sizes, *order]
-    else:  # where the kernels want the parts one by one, and a controller that hears
+    given = [*sizes, *order]
+    if not x.is_cpu:  # where the kernels want the parts one by one, and a controller that hears
         given, first = sizes[:1], weights[0]
         if first.size(1) == x.size(2):
             first = F.pad(first, (0, reads * word))
-        split = [torch.unsafe_split_with_sizes(t, list(parts)) for t in weights[4:6]]
-        places = [list(order).index(part) for part in range(len(parts))] if order else range(len(parts))
-        weights = [first, *weights[1:4], *(t[place] for place in places for t in split), *weights[6:]]
+        # Nobody changes the parts in place, so they need not be views, which take longer.
+        of_weight, of_bias = [torch.unsafe_split_with_sizes(t, list(parts)) for t in weights[4:6]]
+        numbers_of_parts = order or range(len(parts))
+        places = sorted(range(len(parts)), key=lambda place: numbers_of_parts[place])
+        interface = [t for place in places for t in (of_weight[place], of_bias[place])]
+        weights = [first, *weights[1:4], *interface, *weights[6:]]
     return sequence(kind, model, options, x, state, weights, given, writes=writes, **others)
 
 

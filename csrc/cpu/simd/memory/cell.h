@@ -212,9 +212,10 @@ void cell_backward(const CellShape& s, const CellStepBackward<C>& step) {
                   grad + at.features, grad + at.cell, step.grads + b * at.grad_size + at.grad_gates);
   }
   const Factor<C> gates = grads(at.grad_gates, s.gates());
+  if (step.grad_x) skinny_product<C>(step.rows, gates, step.packed + packed.to_input, s.input, {}, {step.grad_x, s.input});
+  if (step.is_first) return;
   skinny_product<C>(step.rows, gates, step.packed + packed.to_seen, s.seen(), {}, of_features);
   for (int64_t b = 0; s.deaf && b < step.rows; ++b) fill(of_features.data + b * state_row + s.hidden, s.read_size(), C(0));
-  if (step.grad_x) skinny_product<C>(step.rows, gates, step.packed + packed.to_input, s.input, {}, {step.grad_x, s.input});
 }
 
 template <class C>

@@ -104,7 +104,7 @@ def layer_sequence(
         of_weight, of_bias = [torch.unsafe_split_with_sizes(t, list(parts)) for t in weights[4:6]]
         numbers_of_parts = order or range(len(parts))
         places = sorted(range(len(parts)), key=lambda place: numbers_of_parts[place])
-        interface = [t for place in places for t in (of_weight[place], of_bias[place])]
+        interface: list[Tensor] = [t for place in places for t in (of_weight[place], of_bias[place])]
         weights = [first, *weights[1:4], *interface, *weights[6:]]
     return sequence(kind, model, options, x, state, weights, given, writes=writes, **others)
 

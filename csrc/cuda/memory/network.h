@@ -73,7 +73,10 @@ struct Network {
 
   Network(const char* op_, const MemorySizes& s, double clip_value)
       : Network(op_, {s.dnc, s.batch, s.locations, s.word, s.writes, s.reads, s.shifts, s.options}, s.input, s.hidden,
-                s.output, clip_value) {}
+                s.output, clip_value) {
+    CHECK_ARG(op, "weights", !s.deaf && s.first_rows.empty(),
+              "must be of a controller that hears, and one by one for the parts of the interface, on this device");
+  }
   Network(const char* op_, const StepShape& step_, int64_t input_, int64_t hidden_, int64_t output_, double clip_value)
       : op(op_), step(step_), input(input_), hidden(hidden_), output(output_), clip(clip_value) {}
 

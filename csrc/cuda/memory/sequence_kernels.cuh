@@ -1,0 +1,231 @@
+// A block takes one sample from its first step to its last: controller and accessor, phase by phase. The accessor is a type:
+//   Plan, Work<T>, BackwardWork<T>
+//   step, step_backward   of one sample, with a barrier at the end of the first
+//   relink                makes a link again
+#pragma once
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "lstm.cuh"
+#include "matrix.cuh"
+#include "sequence.cuh"
+#include "workspace.cuh"
+
+namespace routing_ext::cuda {
+
+// Sizes of the controller, as the device wants them.
+struct ControllerPlan {
+  int hidden, features, interface;
+
+  explicit ControllerPlan(const SequenceShape& s)
+      : hidden(static_cast<int>(s.hidden)),
+        features(static_cast<int>(s.features())),
+        interface(static_cast<int>(s.step.interface_size())) {}
+};
+
+// ---- forward ---------------------------------------------------------------------------------------------------------------
+
+template <class T>
+struct ControllerWork {
+  T *seen, *gates, *hidden, *interface;  // [F], [4H], [H], [IF]
+
+  template <class Space>
+  __host__ __device__ ControllerWork(Space& space, const ControllerPlan& p) {
+    const bool is_there = p.hidden > 0;
+    seen = space.take(is_there ? p.features : 0), gates = space.take(4 * p.hidden), hidden = space.take(p.hidden);
+    interface = space.take(is_there ? p.interface : 0);
+  }
+};
+
+// The controller's part of a step: work.interface and the features' hidden state are there at the end.
+template <class Group, class T>
+__device__ void controller_step(const Group& group, const ControllerPlan& plan, const SequenceForward<T>& run, int64_t sample,
+                                int64_t time, bool anew, const ControllerWork<T>& work) {
+  const int hidden = plan.hidden;
+  const T* const before = run.features.at(time)[sample];
+  for_each(group, plan.features, [&](int i) { work.seen[i] = anew ? feature_anew(i, hidden, run.initial_read) : before[i]; });
+  group.sync();
+  T* const gates = run.gates.at(time + 1)[sample];
+  matrix_times_vector(group, 4 * hidden, plan.features, run.recurrent, static_cast<const T*>(work.seen),
+                      [&](int row, T product) { work.gates[row] = gates[row] + product; });
+  group.sync();
+  const T* const cell_before = run.cell.at(time)[sample];
+  T *const cell = run.cell.at(time + 1)[sample], *const tanh_cell = run.tanh_cell.at(time + 1)[sample];
+  T* const features = run.features.at(time + 1)[sample];
+  for_each(group, hidden, [&](int j) {
+    work.hidden[j] = features[j] =
+        lstm_unit<T>(work.gates + j, gates + j, hidden, anew ? T(0) : cell_before[j], run.clip, cell[j], tanh_cell[j]);
+  });
+  group.sync();
+  matrix_times_vector(group, plan.interface, hidden, run.interface_weights, static_cast<const T*>(work.hidden),
+                      [&](int row, T product) { work.interface[row] = run.interface_bias[row] + product; });
+  group.sync();
+}
+
+// from nullptr: zero.
+template <class Group, class T>
+__device__ void copy_array(const Group& group, const T* from, T* to, int size) {
+  if (to == nullptr || to == from) return;
+  for_each(group, size, [&](int i) { to[i] = from != nullptr ? from[i] : T(0); });
+}
+
+template <class Accessor, class T>
+__global__ void __launch_bounds__(kMaxGroup, 1)
+    sequence_kernel(const ControllerPlan controller, const typename Accessor::Plan __grid_constant__ plan, int64_t steps,
+                    const SequenceForward<T> __grid_constant__ run) {
+  const int64_t sample = blockIdx.x;
+  Workspace<T, true> space(nullptr);
+  const ControllerWork<T> own(space, controller);
+  const typename Accessor::template Work<T> work(space, plan);
+  const BlockGroup group;
+
+  const int64_t end = run.samples.end(sample, steps);
+#pragma unroll 1
+  for (int64_t time = 0; time < end; ++time) {
+    const bool anew = run.samples.at(time).begins(sample);
+    if (controller.hidden > 0) controller_step(group, controller, run, sample, time, anew, own);
+    const SampleState<const T> before(anew ? run.initial : run.state.at(time, run.link.at(time)), sample);
+    const SampleState<T> after(run.state.at(time + 1, run.link.made(time + 1)), sample);
+    Accessor::step(group, plan, controller.hidden > 0 ? own.interface : run.interface.at(time)[sample], before, after,
+                   SampleState<T>({}, sample), run.features.at(time + 1)[sample] + controller.hidden,
+                   run.record.at(time + 1)[sample], work);
+  }
+
+  const SampleState<const T> found(run.state.at(end, run.link.at(end)), sample);
+  const SampleState<T> last(run.last, sample);
+  const int n = plan.locations, writes = plan.writes * n;
+  copy_array(group, found.memory, last.memory, n * plan.word);
+  copy_array(group, found.usage, last.usage, n);
+  copy_array(group, found.precedence, last.precedence, writes);
+  copy_array(group, found.link, last.link, writes * n);
+  copy_array(group, found.write_weights, last.write_weights, writes);
+  copy_array(group, found.read_weights, last.read_weights, plan.reads * n);
+  const T* const features = run.features.at(end)[sample];
+  copy_array(group, features, run.last_hidden[sample], controller.hidden);
+  copy_array(group, features + controller.hidden, run.last_read[sample], controller.features - controller.hidden);
+  copy_array<BlockGroup, T>(group, run.cell.at(end)[sample], run.last_cell[sample], controller.hidden);
+}
+
+// ---- backward --------------------------------------------------------------------------------------------------------------
+
+template <class T>
+struct ControllerBackwardWork {
+  T *gates, *interface;  // [4H], [IF]: gradients, before the activations
+  T* partials;
+
+  template <class Space>
+  __host__ __device__ ControllerBackwardWork(Space& space, const ControllerPlan& p) {
+    const bool is_there = p.hidden > 0;
+    gates = space.take(4 * p.hidden), interface = space.take(is_there ? p.interface : 0);
+    partials = space.take_partials(is_there ? VectorTimesMatrix<T>::partials_size(p.features) : 0);
+  }
+};
+
+// From the gradient of the interface, in work.interface, to those of the gates and of the features before.
+template <class Group, class T>
+__device__ void controller_step_backward(const Group& group, const ControllerPlan& plan, const SequenceBackward<T>& run,
+                                         int64_t sample, int64_t time, bool anew, const ControllerBackwardWork<T>& work) {
+  const int hidden = plan.hidden;
+  copy_array(group, static_cast<const T*>(work.interface), run.of_interface.at(time)[sample], plan.interface);
+  const VectorTimesMatrix<T> to_hidden(group, plan.interface, hidden, work.interface, run.interface_weights, work.partials);
+  group.sync();
+  const T *const of_features = run.of_features.at(time + 1)[sample], *const gates = run.gates.at(time + 1)[sample];
+  const T *const cell_before = run.cell.at(time)[sample], *const tanh_cell = run.tanh_cell.at(time + 1)[sample];
+  T *const of_cell = run.of_cell[sample], *const of_gates = run.of_gates.at(time)[sample];
+  for_each(group, hidden, [&](int j) {
+    T grads[4];
+    lstm_unit_backward<T>(gates + j, hidden, cell_before[j], tanh_cell[j], of_features[j] + to_hidden.total(j), run.clip, anew,
+                          of_cell[j], grads);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) of_gates[k * hidden + j] = work.gates[k * hidden + j] = grads[k];
+  });
+  group.sync();
+  if (anew) return;  // its features come from nowhere
+  const VectorTimesMatrix<T> to_features(group, 4 * hidden, plan.features, work.gates, run.recurrent, work.partials);
+  group.sync();
+  T* const of_before = run.of_features.at(time)[sample];
+  for_each(group, plan.features, [&](int i) { of_before[i] += to_features.total(i); });
+}
+
+// What flows into a state that was left behind, when its sample began anew, is nobody's.
+template <class Group, class T>
+__device__ void cut_array(const Group& group, T* grad, T* sum, int size) {
+  if (grad == nullptr) return;
+  for_each(group, size, [&](int i) {
+    if (sum != nullptr) sum[i] += grad[i];
+    grad[i] = 0;
+  });
+}
+
+template <class Accessor, class T>
+__global__ void __launch_bounds__(kMaxGroup, 1)
+    sequence_backward_kernel(const ControllerPlan controller, const typename Accessor::Plan __grid_constant__ plan,
+                             int64_t steps, const SequenceBackward<T> __grid_constant__ run) {
+  const int64_t sample = blockIdx.x;
+  Workspace<T, true> space(nullptr);
+  const ControllerBackwardWork<T> own(space, controller);
+  const typename Accessor::template BackwardWork<T> work(space, plan);
+  const BlockGroup group;
+  const SampleState<T> grad(run.of_state, sample);
+  const SampleState<const T> grad_next(grad);
+  const int n = plan.locations, writes = plan.writes * n;
+
+  const int64_t end = run.samples.end(sample, steps);
+  for (int64_t time = end; time < steps; ++time)
+    copy_array<BlockGroup, T>(group, nullptr, run.of_gates.at(time)[sample], 4 * controller.hidden);
+  const auto before_step = [&](int64_t time) {
+    return SampleState<const T>(
+        run.samples.at(time).begins(sample) ? run.initial : run.state.template at<const T>(time, run.link.at(time)), sample);
+  };
+#pragma unroll 1
+  for (int64_t time = end - 1; time >= 0; --time) {
+    if (run.link.size > 0 && run.link.every > 1 && (time == end - 1 || (time + 1) % run.link.every == 0)) {
+      for (int64_t t = time / run.link.every * run.link.every; t < time; ++t) {
+        Accessor::relink(group, plan, before_step(t), run.state.write_weights.at(t + 1)[sample], run.link.made(t + 1)[sample]);
+        group.sync();
+      }
+    }
+    const bool anew = run.samples.at(time).begins(sample);
+    T* const of_interface = controller.hidden > 0 ? own.interface : run.of_interface.at(time)[sample];
+    Accessor::step_backward(group, plan, before_step(time),
+                            SampleState<const T>(run.state.template at<const T>(time + 1, {}), sample),
+                            run.record.at(time + 1)[sample], grad_next,
+                            run.of_features.at(time + 1)[sample] + controller.hidden, grad, of_interface, work);
+    group.sync();
+    if (controller.hidden > 0) controller_step_backward(group, controller, run, sample, time, anew, own);
+    if (anew) {
+      cut_array(group, grad.memory, run.of_reset_memory[sample], n * plan.word);
+      cut_array<BlockGroup, T>(group, grad.usage, nullptr, n);
+      cut_array<BlockGroup, T>(group, grad.precedence, nullptr, writes);
+      cut_array<BlockGroup, T>(group, grad.link, nullptr, writes * n);
+      cut_array<BlockGroup, T>(group, grad.write_weights, nullptr, writes);
+      cut_array<BlockGroup, T>(group, grad.read_weights, nullptr, plan.reads * n);
+    }
+    group.sync();
+  }
+}
+
+// ---- launches --------------------------------------------------------------------------------------------------------------
+
+// Own, Work: the arrays of a kernel.
+template <class Accessor, class Own, class Work, class T>
+size_t shared_bytes_of(const SequenceShape& shape) {
+  WorkspaceSize<T> size;
+  [[maybe_unused]] const Own own(size, ControllerPlan(shape));
+  [[maybe_unused]] const Work work(size, typename Accessor::Plan(shape.step));
+  return size.shared_bytes(true);
+}
+
+template <class Accessor, class Kernel, class Sequence>
+cudaError_t launch_sequence(Kernel kernel, size_t shared_bytes, const SequenceShape& shape, const Sequence& sequence,
+                            cudaStream_t stream) {
+  if (shape.step.batch == 0) return cudaSuccess;
+  if (shared_bytes > shared_limit() || !countable(shape.step.batch)) return cudaErrorInvalidValue;
+  const int64_t widest = larger(larger(shape.step.locations, shape.step.word), shape.features());
+  return launch(kernel, dim3(static_cast<unsigned>(shape.step.batch)), dim3(group_threads(widest)), shared_bytes, stream,
+                ControllerPlan(shape), typename Accessor::Plan(shape.step), shape.steps, sequence);
+}
+
+}  // namespace routing_ext::cuda

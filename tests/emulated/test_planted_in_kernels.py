@@ -28,8 +28,10 @@ class Bug(NamedTuple):
 
 PLAN, LINEAR = "dispatch_plan", "grouped_linear"
 MEMORY, STEP, NTM = "memory/memory_ops", "memory/dnc_step", "memory/ntm_step"
+SEQUENCE = "memory/ntm_sequence"
 GROUP, CONTENT, ALLOCATION, LINK = (f"memory/{name}.cuh" for name in ("group", "content", "allocation", "link"))
 PHASES_OF_STEP, PHASES_OF_NTM = "memory/dnc_step.cuh", "memory/ntm_step.cuh"
+PASS_OF_SEQUENCE = "memory/sequence_pass.cuh"
 BARRIER = "  __syncthreads();\n"
 
 BUGS = {
@@ -170,6 +172,21 @@ BUGS = {
         "  for_each(group, l.heads, [&](int h) { of.grad_sharpness[h]",
         WRONG,
         file="memory/location.cuh",
+    ),
+    "sequence, none": Bug(SEQUENCE, "", "", RIGHT),
+    "sequence, no barrier between cell and interface": Bug(
+        SEQUENCE,
+        "cell[j], tanh_cell[j]);\n  });\n  group.sync();\n",
+        "cell[j], tanh_cell[j]);\n  });\n",
+        WRONG,
+        file=PASS_OF_SEQUENCE,
+    ),
+    "sequence, no barrier before gradients of the features are added": Bug(
+        SEQUENCE,
+        "run.recurrent, work.partials);\n  group.sync();\n",
+        "run.recurrent, work.partials);\n",
+        WRONG,
+        file=PASS_OF_SEQUENCE,
     ),
     # What the emulation cannot see: it has no memory ordering, and threads do not interrupt each other between two waits.
     "plan, no __syncwarp after positions advance": Bug(

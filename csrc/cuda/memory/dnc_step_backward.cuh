@@ -1,4 +1,5 @@
-// The backward pass of a DNC's step, phase by phase, for one sample. See dnc_step.cuh for the terms. of_... is the gradient of ...
+// The backward pass of a DNC's step, phase by phase, for one sample. See dnc_step.cuh for the terms.
+// of_... is the gradient of ...
 #pragma once
 #include "dnc_plan.cuh"
 #include "link.cuh"

@@ -23,8 +23,8 @@ __device__ __forceinline__ C feature_anew(int64_t i, int64_t hidden, C initial) 
   return i < hidden ? C(0) : initial;
 }
 
-// before: the unit's gates i, f, g, o before their activations, `hidden` elements from one to the next; behind them in `gates`,
-// which may be `before`. The hidden state is what comes back.
+// before: the unit's gates i, f, g, o before their activations, `hidden` elements from one to the next; behind them in
+// `gates`, which may be `before`. The hidden state is what comes back.
 template <class C>
 __device__ __forceinline__ C lstm_unit(const C* before, C* gates, int64_t hidden, C cell_before, C clip, C& cell,
                                        C& tanh_cell) {

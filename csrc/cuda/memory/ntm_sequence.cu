@@ -1,26 +1,33 @@
-// A whole sequence of an NTM in one launch.
+// An NTM over a sequence: each pass in one launch.
 #include "ntm_step.cuh"
-#include "sequence_kernels.cuh"
+#include "sequence_pass.cuh"
 
 namespace routing_ext::cuda {
 namespace {
 
-struct Ntm {
+template <class T>
+struct NtmForward {
+  using Value = T;
   using Plan = NtmShape;
-  template <class T>
   using Work = NtmWork<T>;
-  template <class T>
-  using BackwardWork = NtmBackwardWork<T>;
 
   template <class... Args>
   static __device__ void step(const Args&... args) {
     ntm_step(args...);
   }
+};
+
+template <class T>
+struct NtmBackward {
+  using Value = T;
+  using Plan = NtmShape;
+  using Work = NtmBackwardWork<T>;
+
   template <class... Args>
-  static __device__ void step_backward(const Args&... args) {
+  static __device__ void step(const Args&... args) {
     ntm_step_backward(args...);
   }
-  template <class Group, class T>
+  template <class Group>
   static __device__ void relink(const Group&, const NtmShape&, const SampleState<const T>&, const T*, T*) {}
 };
 
@@ -28,23 +35,21 @@ struct Ntm {
 
 template <class T>
 bool ntm_sequence_fits(const SequenceShape& shape) {
-  return shared_bytes_of<Ntm, ControllerWork<T>, NtmWork<T>, T>(shape) <= shared_limit();
+  return sequence_fits<NtmForward<T>>(shape);
 }
 template <class T>
 cudaError_t launch_ntm_sequence(const SequenceShape& shape, const SequenceForward<T>& sequence, cudaStream_t stream) {
-  const size_t bytes = shared_bytes_of<Ntm, ControllerWork<T>, NtmWork<T>, T>(shape);
-  return launch_sequence<Ntm>(sequence_kernel<Ntm, T>, bytes, shape, sequence, stream);
+  return launch_sequence<NtmForward<T>>(shape, sequence, stream);
 }
 
 template <class T>
 bool ntm_sequence_backward_fits(const SequenceShape& shape) {
-  return shared_bytes_of<Ntm, ControllerBackwardWork<T>, NtmBackwardWork<T>, T>(shape) <= shared_limit();
+  return sequence_backward_fits<NtmBackward<T>>(shape);
 }
 template <class T>
 cudaError_t launch_ntm_sequence_backward(const SequenceShape& shape, const SequenceBackward<T>& sequence,
                                          cudaStream_t stream) {
-  const size_t bytes = shared_bytes_of<Ntm, ControllerBackwardWork<T>, NtmBackwardWork<T>, T>(shape);
-  return launch_sequence<Ntm>(sequence_backward_kernel<Ntm, T>, bytes, shape, sequence, stream);
+  return launch_sequence_backward<NtmBackward<T>>(shape, sequence, stream);
 }
 
 #define INSTANTIATE(T)                                                                                     \

@@ -101,8 +101,8 @@ struct SequenceBackward {
   Rows<T> of_reset_memory;    // added to, perhaps not there
 };
 
-// Whether the vectors of a step fit the shared memory of a block on the current device. A launch has one block for each sample,
-// and fails with cudaErrorInvalidValue if they do not.
+// Whether the vectors of a step fit the shared memory of a block on the current device. A launch has one block for each
+// sample, and fails with cudaErrorInvalidValue if they do not.
 template <class T>
 bool dnc_sequence_fits(const SequenceShape& shape);
 template <class T>

@@ -1,7 +1,10 @@
-// A block takes one sample from its first step to its last: controller and accessor, phase by phase. The accessor is a type:
-//   Plan, Work<T>, BackwardWork<T>
-//   step, step_backward   of one sample, with a barrier at the end of the first
-//   relink                makes a link again
+// A block takes one sample from its first step to its last, or back: controller and accessor, phase by phase. What the kernels
+// want of an accessor is a type:
+//   Value           float or double
+//   Plan            sizes and options, from a StepShape
+//   Work            the arrays of a step
+//   step(...)       of one sample; the forward pass' has a barrier at the end
+//   relink(...)     makes a link again; in the backward pass
 #pragma once
 #include <cuda_runtime.h>
 
@@ -71,14 +74,14 @@ __device__ void copy_array(const Group& group, const T* from, T* to, int size) {
   for_each(group, size, [&](int i) { to[i] = from != nullptr ? from[i] : T(0); });
 }
 
-template <class Accessor, class T>
+template <class Accessor, class T = typename Accessor::Value>
 __global__ void __launch_bounds__(kMaxGroup, 1)
     sequence_kernel(const ControllerPlan controller, const typename Accessor::Plan __grid_constant__ plan, int64_t steps,
                     const SequenceForward<T> __grid_constant__ run) {
   const int64_t sample = blockIdx.x;
   Workspace<T, true> space(nullptr);
   const ControllerWork<T> own(space, controller);
-  const typename Accessor::template Work<T> work(space, plan);
+  const typename Accessor::Work work(space, plan);
   const BlockGroup group;
 
   const int64_t end = run.samples.end(sample, steps);
@@ -159,14 +162,14 @@ __device__ void cut_array(const Group& group, T* grad, T* sum, int size) {
   });
 }
 
-template <class Accessor, class T>
+template <class Accessor, class T = typename Accessor::Value>
 __global__ void __launch_bounds__(kMaxGroup, 1)
     sequence_backward_kernel(const ControllerPlan controller, const typename Accessor::Plan __grid_constant__ plan,
                              int64_t steps, const SequenceBackward<T> __grid_constant__ run) {
   const int64_t sample = blockIdx.x;
   Workspace<T, true> space(nullptr);
   const ControllerBackwardWork<T> own(space, controller);
-  const typename Accessor::template BackwardWork<T> work(space, plan);
+  const typename Accessor::Work work(space, plan);
   const BlockGroup group;
   const SampleState<T> grad(run.of_state, sample);
   const SampleState<const T> grad_next(grad);
@@ -189,10 +192,9 @@ __global__ void __launch_bounds__(kMaxGroup, 1)
     }
     const bool anew = run.samples.at(time).begins(sample);
     T* const of_interface = controller.hidden > 0 ? own.interface : run.of_interface.at(time)[sample];
-    Accessor::step_backward(group, plan, before_step(time),
-                            SampleState<const T>(run.state.template at<const T>(time + 1, {}), sample),
-                            run.record.at(time + 1)[sample], grad_next,
-                            run.of_features.at(time + 1)[sample] + controller.hidden, grad, of_interface, work);
+    Accessor::step(group, plan, before_step(time), SampleState<const T>(run.state.template at<const T>(time + 1, {}), sample),
+                   run.record.at(time + 1)[sample], grad_next, run.of_features.at(time + 1)[sample] + controller.hidden, grad,
+                   of_interface, work);
     group.sync();
     if (controller.hidden > 0) controller_step_backward(group, controller, run, sample, time, anew, own);
     if (anew) {
@@ -209,23 +211,40 @@ __global__ void __launch_bounds__(kMaxGroup, 1)
 
 // ---- launches --------------------------------------------------------------------------------------------------------------
 
-// Own, Work: the arrays of a kernel.
-template <class Accessor, class Own, class Work, class T>
-size_t shared_bytes_of(const SequenceShape& shape) {
-  WorkspaceSize<T> size;
-  [[maybe_unused]] const Own own(size, ControllerPlan(shape));
-  [[maybe_unused]] const Work work(size, typename Accessor::Plan(shape.step));
+template <class Accessor, class OwnWork>
+size_t sequence_shared_bytes(const SequenceShape& shape) {
+  WorkspaceSize<typename Accessor::Value> size;
+  [[maybe_unused]] const OwnWork own(size, ControllerPlan(shape));
+  [[maybe_unused]] const typename Accessor::Work work(size, typename Accessor::Plan(shape.step));
   return size.shared_bytes(true);
+}
+template <class Accessor>
+bool sequence_fits(const SequenceShape& shape) {
+  return sequence_shared_bytes<Accessor, ControllerWork<typename Accessor::Value>>(shape) <= shared_limit();
+}
+template <class Accessor>
+bool sequence_backward_fits(const SequenceShape& shape) {
+  return sequence_shared_bytes<Accessor, ControllerBackwardWork<typename Accessor::Value>>(shape) <= shared_limit();
 }
 
 template <class Accessor, class Kernel, class Sequence>
-cudaError_t launch_sequence(Kernel kernel, size_t shared_bytes, const SequenceShape& shape, const Sequence& sequence,
-                            cudaStream_t stream) {
+cudaError_t launch_pass(Kernel kernel, size_t shared_bytes, const SequenceShape& shape, const Sequence& sequence,
+                        cudaStream_t stream) {
   if (shape.step.batch == 0) return cudaSuccess;
   if (shared_bytes > shared_limit() || !countable(shape.step.batch)) return cudaErrorInvalidValue;
   const int64_t widest = larger(larger(shape.step.locations, shape.step.word), shape.features());
   return launch(kernel, dim3(static_cast<unsigned>(shape.step.batch)), dim3(group_threads(widest)), shared_bytes, stream,
                 ControllerPlan(shape), typename Accessor::Plan(shape.step), shape.steps, sequence);
+}
+template <class Accessor, class T>
+cudaError_t launch_sequence(const SequenceShape& shape, const SequenceForward<T>& sequence, cudaStream_t stream) {
+  return launch_pass<Accessor>(sequence_kernel<Accessor>, sequence_shared_bytes<Accessor, ControllerWork<T>>(shape), shape,
+                               sequence, stream);
+}
+template <class Accessor, class T>
+cudaError_t launch_sequence_backward(const SequenceShape& shape, const SequenceBackward<T>& sequence, cudaStream_t stream) {
+  return launch_pass<Accessor>(sequence_backward_kernel<Accessor>,
+                               sequence_shared_bytes<Accessor, ControllerBackwardWork<T>>(shape), shape, sequence, stream);
 }
 
 }  // namespace routing_ext::cuda

@@ -20,16 +20,16 @@ struct DncForward {
 }  // namespace
 
 template <class T>
-bool dnc_sequence_fits(const SequenceShape& shape) {
-  return sequence_fits<DncForward<T>>(shape);
+SequenceFit dnc_sequence_fit(const SequenceShape& shape) {
+  return sequence_fit<DncForward<T>>(shape);
 }
 template <class T>
 cudaError_t launch_dnc_sequence(const SequenceShape& shape, const SequenceForward<T>& sequence, cudaStream_t stream) {
   return launch_sequence<DncForward<T>>(shape, sequence, stream);
 }
 
-#define INSTANTIATE(T)                                      \
-  template bool dnc_sequence_fits<T>(const SequenceShape&); \
+#define INSTANTIATE(T)                                            \
+  template SequenceFit dnc_sequence_fit<T>(const SequenceShape&); \
   template cudaError_t launch_dnc_sequence(const SequenceShape&, const SequenceForward<T>&, cudaStream_t)
 INSTANTIATE(float);
 INSTANTIATE(double);

@@ -30,8 +30,8 @@ struct DncBackward {
 }  // namespace
 
 template <class T>
-bool dnc_sequence_backward_fits(const SequenceShape& shape) {
-  return sequence_backward_fits<DncBackward<T>>(shape);
+SequenceFit dnc_sequence_backward_fit(const SequenceShape& shape) {
+  return sequence_backward_fit<DncBackward<T>>(shape);
 }
 template <class T>
 cudaError_t launch_dnc_sequence_backward(const SequenceShape& shape, const SequenceBackward<T>& sequence,
@@ -39,8 +39,8 @@ cudaError_t launch_dnc_sequence_backward(const SequenceShape& shape, const Seque
   return launch_sequence_backward<DncBackward<T>>(shape, sequence, stream);
 }
 
-#define INSTANTIATE(T)                                               \
-  template bool dnc_sequence_backward_fits<T>(const SequenceShape&); \
+#define INSTANTIATE(T)                                                     \
+  template SequenceFit dnc_sequence_backward_fit<T>(const SequenceShape&); \
   template cudaError_t launch_dnc_sequence_backward(const SequenceShape&, const SequenceBackward<T>&, cudaStream_t)
 INSTANTIATE(float);
 INSTANTIATE(double);

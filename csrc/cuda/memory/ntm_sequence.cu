@@ -34,8 +34,8 @@ struct NtmBackward {
 }  // namespace
 
 template <class T>
-bool ntm_sequence_fits(const SequenceShape& shape) {
-  return sequence_fits<NtmForward<T>>(shape);
+SequenceFit ntm_sequence_fit(const SequenceShape& shape) {
+  return sequence_fit<NtmForward<T>>(shape);
 }
 template <class T>
 cudaError_t launch_ntm_sequence(const SequenceShape& shape, const SequenceForward<T>& sequence, cudaStream_t stream) {
@@ -43,8 +43,8 @@ cudaError_t launch_ntm_sequence(const SequenceShape& shape, const SequenceForwar
 }
 
 template <class T>
-bool ntm_sequence_backward_fits(const SequenceShape& shape) {
-  return sequence_backward_fits<NtmBackward<T>>(shape);
+SequenceFit ntm_sequence_backward_fit(const SequenceShape& shape) {
+  return sequence_backward_fit<NtmBackward<T>>(shape);
 }
 template <class T>
 cudaError_t launch_ntm_sequence_backward(const SequenceShape& shape, const SequenceBackward<T>& sequence,
@@ -53,9 +53,9 @@ cudaError_t launch_ntm_sequence_backward(const SequenceShape& shape, const Seque
 }
 
 #define INSTANTIATE(T)                                                                                     \
-  template bool ntm_sequence_fits<T>(const SequenceShape&);                                                \
+  template SequenceFit ntm_sequence_fit<T>(const SequenceShape&);                                          \
   template cudaError_t launch_ntm_sequence(const SequenceShape&, const SequenceForward<T>&, cudaStream_t); \
-  template bool ntm_sequence_backward_fits<T>(const SequenceShape&);                                       \
+  template SequenceFit ntm_sequence_backward_fit<T>(const SequenceShape&);                                 \
   template cudaError_t launch_ntm_sequence_backward(const SequenceShape&, const SequenceBackward<T>&, cudaStream_t)
 INSTANTIATE(float);
 INSTANTIATE(double);

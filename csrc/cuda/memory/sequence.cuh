@@ -65,7 +65,7 @@ struct SequenceShape {
   StepShape step;
   int64_t steps, hidden;  // T, H; H 0: the accessor alone
 
-  __host__ __device__ int64_t features() const { return hidden + step.reads * step.word; }
+  int64_t features() const { return hidden + step.reads * step.word; }
 };
 
 template <class T>
@@ -101,25 +101,38 @@ struct SequenceBackward {
   Rows<T> of_reset_memory;    // added to, perhaps not there
 };
 
-// Whether the vectors of a step fit the shared memory of a block on the current device. A launch has one block for each
-// sample, and fails with cudaErrorInvalidValue if they do not.
+// Multiprocessors of the current device; 0 if nobody knows.
+inline int64_t multiprocessors() {
+  int device = 0, count = 0;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess) {
+    return 0;
+  }
+  return count;
+}
+
+// What of a sample fits the shared memory of its block on the current device: nothing, the vectors of a step, or the weights of
+// the controller as well. These are held there where all blocks run at once, each on a multiprocessor of its own.
+enum class SequenceFit { none, vectors, weights };
+
+// A launch fails with cudaErrorInvalidValue where nothing fits.
 template <class T>
-bool dnc_sequence_fits(const SequenceShape& shape);
+SequenceFit dnc_sequence_fit(const SequenceShape& shape);
 template <class T>
 cudaError_t launch_dnc_sequence(const SequenceShape& shape, const SequenceForward<T>& sequence, cudaStream_t stream);
 
 template <class T>
-bool dnc_sequence_backward_fits(const SequenceShape& shape);
+SequenceFit dnc_sequence_backward_fit(const SequenceShape& shape);
 template <class T>
 cudaError_t launch_dnc_sequence_backward(const SequenceShape& shape, const SequenceBackward<T>& sequence, cudaStream_t stream);
 
 template <class T>
-bool ntm_sequence_fits(const SequenceShape& shape);
+SequenceFit ntm_sequence_fit(const SequenceShape& shape);
 template <class T>
 cudaError_t launch_ntm_sequence(const SequenceShape& shape, const SequenceForward<T>& sequence, cudaStream_t stream);
 
 template <class T>
-bool ntm_sequence_backward_fits(const SequenceShape& shape);
+SequenceFit ntm_sequence_backward_fit(const SequenceShape& shape);
 template <class T>
 cudaError_t launch_ntm_sequence_backward(const SequenceShape& shape, const SequenceBackward<T>& sequence, cudaStream_t stream);
 

@@ -1,6 +1,7 @@
 // A sequence in one launch: when it is, and of what tensors.
 #pragma once
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <string_view>
 
@@ -11,33 +12,30 @@ namespace routing_ext::cuda {
 
 // ---- when ------------------------------------------------------------------------------------------------------------------
 
-// In one launch each sample reads the weights for itself, at each step; in return a step is without two products of torch and
-// without two launches. The figures are estimates for an H100, and not measured: microseconds that these take as nodes of a
-// graph, and kilobytes a microsecond that one multiprocessor gets from L2 alone, and each of them when all ask.
-inline bool weights_may_be_read_by_each(const SequenceShape& s, int64_t element_size) {
+// In one launch each sample reads the weights for itself, at each step, if its block does not hold them; in return a step is
+// without two products of torch and without two launches. The figures are assumptions about an H100, and not measured:
+// microseconds that these take as nodes of a graph, and kilobytes a microsecond that one multiprocessor gets from L2 alone, and
+// each of them when all ask. Shared memory gives about twice as much.
+inline bool one_launch_pays(const SequenceShape& s, int64_t element_size, SequenceFit fit) {
   constexpr double kProductsAndLaunches = 2 * 4.5 + 2 * 1.3, kAlone = 65, kAmongAll = 25;
-  int device = 0, multiprocessors = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device) != cudaSuccess) {
-    return false;
-  }
+  if (fit != SequenceFit::vectors) return fit == SequenceFit::weights;
+  const auto batch = static_cast<double>(s.step.batch), all = static_cast<double>(multiprocessors());
   const int64_t weights = s.hidden * (4 * s.features() + s.step.interface_size());
   const double kilobytes = static_cast<double>(weights * element_size) / 1024;
-  const auto batch = static_cast<double>(s.step.batch), waves = static_cast<double>(divide_up(s.step.batch, multiprocessors));
-  return kilobytes * std::max(waves / kAlone, batch / (kAmongAll * multiprocessors)) <= kProductsAndLaunches;
+  return all > 0 && kilobytes * std::max(std::ceil(batch / all) / kAlone, batch / (kAmongAll * all)) <= kProductsAndLaunches;
 }
 
 // For tests and measurements, the variable ROUTING_EXT_SEQUENCE says which it is, steps or launch.
 template <class C>
 bool in_one_launch(const char* op, const SequenceShape& s, bool backward) {
-  const bool fits = s.step.dnc ? backward ? dnc_sequence_backward_fits<C>(s) : dnc_sequence_fits<C>(s)
-                    : backward ? ntm_sequence_backward_fits<C>(s)
-                               : ntm_sequence_fits<C>(s);
+  const SequenceFit fit = s.step.dnc ? backward ? dnc_sequence_backward_fit<C>(s) : dnc_sequence_fit<C>(s)
+                          : backward ? ntm_sequence_backward_fit<C>(s)
+                                     : ntm_sequence_fit<C>(s);
   const char* const variable = std::getenv("ROUTING_EXT_SEQUENCE");
   const std::string_view wanted = variable == nullptr ? "" : variable;
-  if (wanted.empty()) return fits && weights_may_be_read_by_each(s, sizeof(C));
+  if (wanted.empty()) return one_launch_pays(s, sizeof(C), fit);
   CHECK_ARG(op, "ROUTING_EXT_SEQUENCE", wanted == "steps" || wanted == "launch", "must be steps or launch, got ", wanted);
-  CHECK_ARG(op, "ROUTING_EXT_SEQUENCE", wanted == "steps" || fits,
+  CHECK_ARG(op, "ROUTING_EXT_SEQUENCE", wanted == "steps" || fit != SequenceFit::none,
             "must be steps for a network whose vectors do not fit the shared memory of a block, got ", wanted);
   return wanted == "launch";
 }

@@ -21,21 +21,46 @@ namespace routing_ext::cuda {
 // Sizes of the controller, as the device wants them.
 struct ControllerPlan {
   int hidden, features, interface;
+  bool holds_weights;
 
-  explicit ControllerPlan(const SequenceShape& s)
+  ControllerPlan(const SequenceShape& s, SequenceFit fit)
       : hidden(static_cast<int>(s.hidden)),
         features(static_cast<int>(s.features())),
-        interface(static_cast<int>(s.step.interface_size())) {}
+        interface(static_cast<int>(s.step.interface_size())),
+        holds_weights(fit == SequenceFit::weights) {}
 };
+
+// From device memory, or from where the block holds them.
+template <class T>
+struct ControllerWeights {
+  T *recurrent, *interface;  // [4H,F], [IF,H]
+};
+// nullptr if they are not held.
+template <class T, class Space>
+__host__ __device__ ControllerWeights<T> place_of_weights(Space& space, const ControllerPlan& p) {
+  const int64_t hidden = p.holds_weights ? p.hidden : 0;
+  T* const recurrent = space.take(4 * hidden * p.features);
+  return {recurrent, space.take(hidden * p.interface)};
+}
+// The weights are there after a barrier.
+template <class Group, class T>
+__device__ ControllerWeights<const T> held_weights(const Group& group, const ControllerPlan& plan, const T* recurrent,
+                                                   const T* interface, const ControllerWeights<T>& place) {
+  if (!plan.holds_weights) return {recurrent, interface};
+  for_each(group, 4 * plan.hidden * plan.features, [&](int i) { place.recurrent[i] = recurrent[i]; });
+  for_each(group, plan.interface * plan.hidden, [&](int i) { place.interface[i] = interface[i]; });
+  return {place.recurrent, place.interface};
+}
 
 // ---- forward ---------------------------------------------------------------------------------------------------------------
 
 template <class T>
 struct ControllerWork {
+  ControllerWeights<T> weights;
   T *seen, *gates, *hidden, *interface;  // [F], [4H], [H], [IF]
 
   template <class Space>
-  __host__ __device__ ControllerWork(Space& space, const ControllerPlan& p) {
+  __host__ __device__ ControllerWork(Space& space, const ControllerPlan& p) : weights(place_of_weights<T>(space, p)) {
     const bool is_there = p.hidden > 0;
     seen = space.take(is_there ? p.features : 0), gates = space.take(4 * p.hidden), hidden = space.take(p.hidden);
     interface = space.take(is_there ? p.interface : 0);
@@ -44,14 +69,15 @@ struct ControllerWork {
 
 // The controller's part of a step: work.interface and the features' hidden state are there at the end.
 template <class Group, class T>
-__device__ void controller_step(const Group& group, const ControllerPlan& plan, const SequenceForward<T>& run, int64_t sample,
-                                int64_t time, bool anew, const ControllerWork<T>& work) {
+__device__ void controller_step(const Group& group, const ControllerPlan& plan, const SequenceForward<T>& run,
+                                const ControllerWeights<const T>& weights, int64_t sample, int64_t time, bool anew,
+                                const ControllerWork<T>& work) {
   const int hidden = plan.hidden;
   const T* const before = run.features.at(time)[sample];
   for_each(group, plan.features, [&](int i) { work.seen[i] = anew ? feature_anew(i, hidden, run.initial_read) : before[i]; });
   group.sync();
   T* const gates = run.gates.at(time + 1)[sample];
-  matrix_times_vector(group, 4 * hidden, plan.features, run.recurrent, static_cast<const T*>(work.seen),
+  matrix_times_vector(group, 4 * hidden, plan.features, weights.recurrent, static_cast<const T*>(work.seen),
                       [&](int row, T product) { work.gates[row] = gates[row] + product; });
   group.sync();
   const T* const cell_before = run.cell.at(time)[sample];
@@ -62,7 +88,7 @@ __device__ void controller_step(const Group& group, const ControllerPlan& plan, 
         lstm_unit<T>(work.gates + j, gates + j, hidden, anew ? T(0) : cell_before[j], run.clip, cell[j], tanh_cell[j]);
   });
   group.sync();
-  matrix_times_vector(group, plan.interface, hidden, run.interface_weights, static_cast<const T*>(work.hidden),
+  matrix_times_vector(group, plan.interface, hidden, weights.interface, static_cast<const T*>(work.hidden),
                       [&](int row, T product) { work.interface[row] = run.interface_bias[row] + product; });
   group.sync();
 }
@@ -83,12 +109,15 @@ __global__ void __launch_bounds__(kMaxGroup, 1)
   const ControllerWork<T> own(space, controller);
   const typename Accessor::Work work(space, plan);
   const BlockGroup group;
+  const ControllerWeights<const T> weights =
+      held_weights(group, controller, run.recurrent, run.interface_weights, own.weights);
+  group.sync();
 
   const int64_t end = run.samples.end(sample, steps);
 #pragma unroll 1
   for (int64_t time = 0; time < end; ++time) {
     const bool anew = run.samples.at(time).begins(sample);
-    if (controller.hidden > 0) controller_step(group, controller, run, sample, time, anew, own);
+    if (controller.hidden > 0) controller_step(group, controller, run, weights, sample, time, anew, own);
     const SampleState<const T> before(anew ? run.initial : run.state.at(time, run.link.at(time)), sample);
     const SampleState<T> after(run.state.at(time + 1, run.link.made(time + 1)), sample);
     Accessor::step(group, plan, controller.hidden > 0 ? own.interface : run.interface.at(time)[sample], before, after,
@@ -115,11 +144,12 @@ __global__ void __launch_bounds__(kMaxGroup, 1)
 
 template <class T>
 struct ControllerBackwardWork {
+  ControllerWeights<T> weights;
   T *gates, *interface;  // [4H], [IF]: gradients, before the activations
   T* partials;
 
   template <class Space>
-  __host__ __device__ ControllerBackwardWork(Space& space, const ControllerPlan& p) {
+  __host__ __device__ ControllerBackwardWork(Space& space, const ControllerPlan& p) : weights(place_of_weights<T>(space, p)) {
     const bool is_there = p.hidden > 0;
     gates = space.take(4 * p.hidden), interface = space.take(is_there ? p.interface : 0);
     partials = space.take_partials(is_there ? VectorTimesMatrix<T>::partials_size(p.features) : 0);
@@ -129,10 +159,11 @@ struct ControllerBackwardWork {
 // From the gradient of the interface, in work.interface, to those of the gates and of the features before.
 template <class Group, class T>
 __device__ void controller_step_backward(const Group& group, const ControllerPlan& plan, const SequenceBackward<T>& run,
-                                         int64_t sample, int64_t time, bool anew, const ControllerBackwardWork<T>& work) {
+                                         const ControllerWeights<const T>& weights, int64_t sample, int64_t time, bool anew,
+                                         const ControllerBackwardWork<T>& work) {
   const int hidden = plan.hidden;
   copy_array(group, static_cast<const T*>(work.interface), run.of_interface.at(time)[sample], plan.interface);
-  const VectorTimesMatrix<T> to_hidden(group, plan.interface, hidden, work.interface, run.interface_weights, work.partials);
+  const VectorTimesMatrix<T> to_hidden(group, plan.interface, hidden, work.interface, weights.interface, work.partials);
   group.sync();
   const T *const of_features = run.of_features.at(time + 1)[sample], *const gates = run.gates.at(time + 1)[sample];
   const T *const cell_before = run.cell.at(time)[sample], *const tanh_cell = run.tanh_cell.at(time + 1)[sample];
@@ -146,7 +177,7 @@ __device__ void controller_step_backward(const Group& group, const ControllerPla
   });
   group.sync();
   if (anew) return;  // its features come from nowhere
-  const VectorTimesMatrix<T> to_features(group, 4 * hidden, plan.features, work.gates, run.recurrent, work.partials);
+  const VectorTimesMatrix<T> to_features(group, 4 * hidden, plan.features, work.gates, weights.recurrent, work.partials);
   group.sync();
   T* const of_before = run.of_features.at(time)[sample];
   for_each(group, plan.features, [&](int i) { of_before[i] += to_features.total(i); });
@@ -171,6 +202,9 @@ __global__ void __launch_bounds__(kMaxGroup, 1)
   const ControllerBackwardWork<T> own(space, controller);
   const typename Accessor::Work work(space, plan);
   const BlockGroup group;
+  const ControllerWeights<const T> weights =
+      held_weights(group, controller, run.recurrent, run.interface_weights, own.weights);
+  group.sync();
   const SampleState<T> grad(run.of_state, sample);
   const SampleState<const T> grad_next(grad);
   const int n = plan.locations, writes = plan.writes * n;
@@ -196,7 +230,7 @@ __global__ void __launch_bounds__(kMaxGroup, 1)
                    run.record.at(time + 1)[sample], grad_next, run.of_features.at(time + 1)[sample] + controller.hidden, grad,
                    of_interface, work);
     group.sync();
-    if (controller.hidden > 0) controller_step_backward(group, controller, run, sample, time, anew, own);
+    if (controller.hidden > 0) controller_step_backward(group, controller, run, weights, sample, time, anew, own);
     if (anew) {
       cut_array(group, grad.memory, run.of_reset_memory[sample], n * plan.word);
       cut_array<BlockGroup, T>(group, grad.usage, nullptr, n);
@@ -212,39 +246,44 @@ __global__ void __launch_bounds__(kMaxGroup, 1)
 // ---- launches --------------------------------------------------------------------------------------------------------------
 
 template <class Accessor, class OwnWork>
-size_t sequence_shared_bytes(const SequenceShape& shape) {
+size_t sequence_shared_bytes(const SequenceShape& shape, SequenceFit fit) {
   WorkspaceSize<typename Accessor::Value> size;
-  [[maybe_unused]] const OwnWork own(size, ControllerPlan(shape));
+  [[maybe_unused]] const OwnWork own(size, ControllerPlan(shape, fit));
   [[maybe_unused]] const typename Accessor::Work work(size, typename Accessor::Plan(shape.step));
   return size.shared_bytes(true);
 }
-template <class Accessor>
-bool sequence_fits(const SequenceShape& shape) {
-  return sequence_shared_bytes<Accessor, ControllerWork<typename Accessor::Value>>(shape) <= shared_limit();
+template <class Accessor, class OwnWork>
+SequenceFit fit_of(const SequenceShape& shape) {
+  const auto fits = [&](SequenceFit fit) { return sequence_shared_bytes<Accessor, OwnWork>(shape, fit) <= shared_limit(); };
+  if (shape.step.batch <= multiprocessors() && fits(SequenceFit::weights)) return SequenceFit::weights;
+  return fits(SequenceFit::vectors) ? SequenceFit::vectors : SequenceFit::none;
 }
 template <class Accessor>
-bool sequence_backward_fits(const SequenceShape& shape) {
-  return sequence_shared_bytes<Accessor, ControllerBackwardWork<typename Accessor::Value>>(shape) <= shared_limit();
+SequenceFit sequence_fit(const SequenceShape& shape) {
+  return fit_of<Accessor, ControllerWork<typename Accessor::Value>>(shape);
+}
+template <class Accessor>
+SequenceFit sequence_backward_fit(const SequenceShape& shape) {
+  return fit_of<Accessor, ControllerBackwardWork<typename Accessor::Value>>(shape);
 }
 
-template <class Accessor, class Kernel, class Sequence>
-cudaError_t launch_pass(Kernel kernel, size_t shared_bytes, const SequenceShape& shape, const Sequence& sequence,
-                        cudaStream_t stream) {
+template <class Accessor, class OwnWork, class Kernel, class Sequence>
+cudaError_t launch_pass(Kernel kernel, const SequenceShape& shape, const Sequence& sequence, cudaStream_t stream) {
   if (shape.step.batch == 0) return cudaSuccess;
-  if (shared_bytes > shared_limit() || !countable(shape.step.batch)) return cudaErrorInvalidValue;
+  const SequenceFit fit = fit_of<Accessor, OwnWork>(shape);
+  if (fit == SequenceFit::none || !countable(shape.step.batch)) return cudaErrorInvalidValue;
   const int64_t widest = larger(larger(shape.step.locations, shape.step.word), shape.features());
-  return launch(kernel, dim3(static_cast<unsigned>(shape.step.batch)), dim3(group_threads(widest)), shared_bytes, stream,
-                ControllerPlan(shape), typename Accessor::Plan(shape.step), shape.steps, sequence);
+  return launch(kernel, dim3(static_cast<unsigned>(shape.step.batch)), dim3(group_threads(widest)),
+                sequence_shared_bytes<Accessor, OwnWork>(shape, fit), stream, ControllerPlan(shape, fit),
+                typename Accessor::Plan(shape.step), shape.steps, sequence);
 }
 template <class Accessor, class T>
 cudaError_t launch_sequence(const SequenceShape& shape, const SequenceForward<T>& sequence, cudaStream_t stream) {
-  return launch_pass<Accessor>(sequence_kernel<Accessor>, sequence_shared_bytes<Accessor, ControllerWork<T>>(shape), shape,
-                               sequence, stream);
+  return launch_pass<Accessor, ControllerWork<T>>(sequence_kernel<Accessor>, shape, sequence, stream);
 }
 template <class Accessor, class T>
 cudaError_t launch_sequence_backward(const SequenceShape& shape, const SequenceBackward<T>& sequence, cudaStream_t stream) {
-  return launch_pass<Accessor>(sequence_backward_kernel<Accessor>,
-                               sequence_shared_bytes<Accessor, ControllerBackwardWork<T>>(shape), shape, sequence, stream);
+  return launch_pass<Accessor, ControllerBackwardWork<T>>(sequence_backward_kernel<Accessor>, shape, sequence, stream);
 }
 
 }  // namespace routing_ext::cuda

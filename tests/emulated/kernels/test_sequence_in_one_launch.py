@@ -26,7 +26,8 @@ SIZES: list[Sizes] = [
     (0, 3, 2, 5, 2, 9, 4, 1, 2),
     (4, 0, 2, 5, 2, 9, 4, 1, 2),
     (5, 1, 3, 6, 2, 33, 4, 3, 1),
-    (2, 2, 3, 70, 2, 65, 33, 1, 5),
+    (2, 2, 3, 70, 2, 65, 33, 1, 5),  # more weights than shared memory holds
+    (2, 133, 1, 2, 1, 2, 1, 1, 1),  # more samples than multiprocessors
 ]
 MASKS: dict[str, tuple[bool, bool, bool]] = {  # whether there are lengths, resets and a memory with which samples begin anew
     "lengths": (True, False, False),

@@ -36,6 +36,7 @@ TABLES: dict[str, dict[str, Draw]] = {
         "linear_bank": dispatch.linear_bank,
         "dispatch_plan": dispatch.dispatch_plan,
         "move_rows": dispatch.move_rows,
+        "combine_rows": dispatch.combine_rows,
         "selection_generic": dispatch.selection_generic,
         "routing_step": routing.routing_step,
         "routing_modules": routing.routing_modules,

@@ -151,6 +151,21 @@ def move_rows(slug: str, machine: Results) -> str:
     return block(machine, "move_rows", draw)
 
 
+def combine_rows(slug: str, machine: Results) -> str:
+    def draw(rows: list[Row]) -> str:
+        head = ["", "B", "choices", "width", "ours", "best of torch", "", "whole call, of the floor", "kernels alone"]
+        body = []
+        for r in rows:
+            case, best = r["case"], side_of(r, "torch")
+            assert best is not None
+            cells = [f"{'f+b' if case['backward'] else 'f'}{flags(r)}", *(str(case[n]) for n in ("B", "choices", "width"))]
+            cells += [timed(side_of(r, "ours")[1]), f"{timed(best[1])} = {times_faster(best[1])}", best[0]]  # type: ignore[index]
+            body.append([*cells, of_floor(r, "ours"), of_floor(r, "kernels")])
+        return table(head, body)
+
+    return block(machine, "combine_rows", draw)
+
+
 def selection_generic(slug: str, machine: Results) -> str:
     def draw(rows: list[Row]) -> str:
         head = ["", "K", "B", "Selection", "plain-Python loop", "sort and split", "modules alone"]

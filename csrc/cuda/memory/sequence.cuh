@@ -111,8 +111,8 @@ inline int64_t multiprocessors() {
   return count;
 }
 
-// What of a sample fits the shared memory of its block on the current device: nothing, the vectors of a step, or the weights of
-// the controller as well. These are held there where all blocks run at once, each on a multiprocessor of its own.
+// What of a sample fits the shared memory of its block on the current device: nothing, the vectors of a step, or the weights
+// of the controller as well. These are held there where all blocks run at once, each on a multiprocessor of its own.
 enum class SequenceFit { none, vectors, weights };
 
 // A launch fails with cudaErrorInvalidValue where nothing fits.

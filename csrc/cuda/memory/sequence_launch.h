@@ -14,8 +14,8 @@ namespace routing_ext::cuda {
 
 // In one launch each sample reads the weights for itself, at each step, if its block does not hold them; in return a step is
 // without two products of torch and without two launches. The figures are assumptions about an H100, and not measured:
-// microseconds that these take as nodes of a graph, and kilobytes a microsecond that one multiprocessor gets from L2 alone, and
-// each of them when all ask. Shared memory gives about twice as much.
+// microseconds that these take as nodes of a graph, and kilobytes a microsecond that one multiprocessor gets from L2 alone,
+// and each of them when all ask. Shared memory gives about twice as much.
 inline bool one_launch_pays(const SequenceShape& s, int64_t element_size, SequenceFit fit) {
   constexpr double kProductsAndLaunches = 2 * 4.5 + 2 * 1.3, kAlone = 65, kAmongAll = 25;
   if (fit != SequenceFit::vectors) return fit == SequenceFit::weights;

@@ -176,8 +176,8 @@ BUGS = {
     "sequence, none": Bug(SEQUENCE, "", "", RIGHT),
     "sequence, no barrier between cell and interface": Bug(
         SEQUENCE,
-        "cell[j], tanh_cell[j]);\n  });\n  group.sync();\n",
-        "cell[j], tanh_cell[j]);\n  });\n",
+        "work.interface, plan.interface);\n  group.sync();\n",
+        "work.interface, plan.interface);\n",
         WRONG,
         file=PASS_OF_SEQUENCE,
     ),

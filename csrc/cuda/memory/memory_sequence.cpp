@@ -194,8 +194,8 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> memory_sequence_cud
     const int64_t others = std::clamp<int64_t>(steps - 1, 0, 2);
     const Tensor other_links = at::empty({keep && link_every == 1 ? 0 : others * batch * net.link()}, options);
     LinkTimes<C> links{net.link(), batch, steps, sample_rows<const C>(before.link), sample_rows<C>(after.link)};
-    if (keep) links.kept = data_of<C>(tape_tensors[1]), links.every = link_every;
-    links.others = data_of<C>(other_links), links.turns = std::max<int64_t>(others, 1);
+    if (keep) links.kept = data_of<C>(tape_tensors[1]), links.every = static_cast<unsigned>(std::min(link_every, steps + 1));
+    links.others = data_of<C>(other_links), links.turns = static_cast<unsigned>(std::max<int64_t>(others, 1));
 
     const Tensor& features = tape.state.features;
     if (net.hidden > 0) {
@@ -337,7 +337,8 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>, Tensor> memory_sequ
     const int64_t between = std::max<int64_t>(std::min(link_every, steps) - 1, 0);
     const Tensor links_between = at::empty({between * batch * net.link()}, options);
     LinkTimes<C> links{net.link(), batch, steps, sample_rows<const C>(a.link), {}, data_of<C>(tape_tensors[1])};
-    links.others = data_of<C>(links_between), links.every = link_every, links.turns = std::max<int64_t>(between, 1);
+    links.others = data_of<C>(links_between), links.every = static_cast<unsigned>(std::min(link_every, steps + 1)),
+    links.turns = static_cast<unsigned>(std::max<int64_t>(between, 1));
 
     const SequenceShape shape{net.step, steps, net.hidden};
     if (in_one_launch<C>(a.kOp, shape, true)) {

@@ -46,13 +46,14 @@ struct LinkTimes {
   Rows<const T> first;                     // of time 0; not there: zero
   Rows<T> last;                            // of time T; not there: it lies as the others do
   T *kept = nullptr, *others = nullptr;    // [.,B,size] of times every, 2 every, ...; [turns,B,size] of the others
-  int64_t every = 0, turns = 1;            // every 0: none is kept
+  unsigned every = 0, turns = 1;           // every 0: none is kept
 
   __host__ __device__ Rows<T> made(int64_t time) const {
     if (size == 0) return {};
     if (time == steps && last.data != nullptr) return last;
-    if (every > 0 && time % every == 0) return {kept + (time / every - 1) * batch * size, size};
-    return {others + (time - 1) % turns * batch * size, size};
+    const auto t = static_cast<unsigned>(time);  // which is divided faster
+    if (every > 0 && t % every == 0) return {kept + (t / every - 1) * batch * size, size};
+    return {others + (t - 1) % turns * batch * size, size};
   }
   __host__ __device__ Rows<const T> at(int64_t time) const {
     if (time == 0) return first;

@@ -18,6 +18,13 @@
 
 namespace routing_ext::cuda {
 
+// from nullptr: zero.
+template <class Group, class T>
+__device__ void copy_array(const Group& group, const T* from, T* to, int size) {
+  if (to == nullptr || to == from) return;
+  for_each(group, size, [&](int i) { to[i] = from != nullptr ? from[i] : T(0); });
+}
+
 // Sizes of the controller, as the device wants them.
 struct ControllerPlan {
   int hidden, features, interface;
@@ -47,8 +54,8 @@ template <class Group, class T>
 __device__ ControllerWeights<const T> held_weights(const Group& group, const ControllerPlan& plan, const T* recurrent,
                                                    const T* interface, const ControllerWeights<T>& place) {
   if (!plan.holds_weights) return {recurrent, interface};
-  for_each(group, 4 * plan.hidden * plan.features, [&](int i) { place.recurrent[i] = recurrent[i]; });
-  for_each(group, plan.interface * plan.hidden, [&](int i) { place.interface[i] = interface[i]; });
+  copy_array(group, recurrent, place.recurrent, 4 * plan.hidden * plan.features);
+  copy_array(group, interface, place.interface, plan.interface * plan.hidden);
   return {place.recurrent, place.interface};
 }
 
@@ -74,11 +81,12 @@ __device__ void controller_step(const Group& group, const ControllerPlan& plan, 
                                 const ControllerWork<T>& work) {
   const int hidden = plan.hidden;
   const T* const before = run.features.at(time)[sample];
-  for_each(group, plan.features, [&](int i) { work.seen[i] = anew ? feature_anew(i, hidden, run.initial_read) : before[i]; });
-  group.sync();
   T* const gates = run.gates.at(time + 1)[sample];
+  for_each(group, plan.features, [&](int i) { work.seen[i] = anew ? feature_anew(i, hidden, run.initial_read) : before[i]; });
+  copy_array<Group, T>(group, gates, work.gates, 4 * hidden);
+  group.sync();
   matrix_times_vector(group, 4 * hidden, plan.features, weights.recurrent, static_cast<const T*>(work.seen),
-                      [&](int row, T product) { work.gates[row] = gates[row] + product; });
+                      [&](int row, T product) { work.gates[row] += product; });
   group.sync();
   const T* const cell_before = run.cell.at(time)[sample];
   T *const cell = run.cell.at(time + 1)[sample], *const tanh_cell = run.tanh_cell.at(time + 1)[sample];
@@ -87,17 +95,11 @@ __device__ void controller_step(const Group& group, const ControllerPlan& plan, 
     work.hidden[j] = features[j] =
         lstm_unit<T>(work.gates + j, gates + j, hidden, anew ? T(0) : cell_before[j], run.clip, cell[j], tanh_cell[j]);
   });
+  copy_array(group, run.interface_bias, work.interface, plan.interface);
   group.sync();
   matrix_times_vector(group, plan.interface, hidden, weights.interface, static_cast<const T*>(work.hidden),
-                      [&](int row, T product) { work.interface[row] = run.interface_bias[row] + product; });
+                      [&](int row, T product) { work.interface[row] += product; });
   group.sync();
-}
-
-// from nullptr: zero.
-template <class Group, class T>
-__device__ void copy_array(const Group& group, const T* from, T* to, int size) {
-  if (to == nullptr || to == from) return;
-  for_each(group, size, [&](int i) { to[i] = from != nullptr ? from[i] : T(0); });
 }
 
 template <class Accessor, class T = typename Accessor::Value>
@@ -254,8 +256,11 @@ size_t sequence_shared_bytes(const SequenceShape& shape, SequenceFit fit) {
 }
 template <class Accessor, class OwnWork>
 SequenceFit fit_of(const SequenceShape& shape) {
+  const StepShape& step = shape.step;
+  const int64_t rows = larger(step.writes, step.reads) * larger(step.locations, step.word);
+  if (!countable(larger(rows, larger(4 * shape.features(), step.interface_size())))) return SequenceFit::none;
   const auto fits = [&](SequenceFit fit) { return sequence_shared_bytes<Accessor, OwnWork>(shape, fit) <= shared_limit(); };
-  if (shape.step.batch <= multiprocessors() && fits(SequenceFit::weights)) return SequenceFit::weights;
+  if (step.batch <= multiprocessors() && fits(SequenceFit::weights)) return SequenceFit::weights;
   return fits(SequenceFit::vectors) ? SequenceFit::vectors : SequenceFit::none;
 }
 template <class Accessor>

@@ -183,8 +183,8 @@ BUGS = {
     ),
     "sequence, no barrier before gradients of the features are added": Bug(
         SEQUENCE,
-        "run.recurrent, work.partials);\n  group.sync();\n",
-        "run.recurrent, work.partials);\n",
+        "weights.recurrent, work.partials);\n  group.sync();\n",
+        "weights.recurrent, work.partials);\n",
         WRONG,
         file=PASS_OF_SEQUENCE,
     ),

@@ -55,7 +55,10 @@ struct Network {
   int64_t input, hidden, output;  // I, H, O
   double clip;
 
-  Network(const char* op_, const MemorySizes& s, double clip_value) : Network(op_, s, s.batch, clip_value) {}
+  Network(const char* op_, const MemorySizes& s, double clip_value) : Network(op_, s, s.batch, clip_value) {
+    CHECK_ARG(op, "weights", !s.deaf && s.first_rows.empty(),
+              "must be of a controller that hears, and one by one for the parts of the interface, on this device");
+  }
   // Of MemorySizes or MemoryStepSizes.
   template <class Sizes>
   Network(const char* op_, const Sizes& s, int64_t batch, double clip_value)

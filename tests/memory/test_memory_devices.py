@@ -14,6 +14,7 @@ from torch import Tensor
 
 from routing_ext import memory, ops
 from routing_ext.memory import Circuit
+from routing_ext.ops import memory_sequence
 
 LENGTHS = [6, 0, 3]
 
@@ -53,11 +54,7 @@ def assert_alike(mine: list[Tensor], expected: list[Tensor]) -> None:
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-@pytest.mark.parametrize("kind", CIRCUITS)
-def test_a_circuit_is_that_of_the_cpu(
-    kind: type[Circuit], way: Callable[[Circuit, Tensor], list[Tensor]], device: str
-) -> None:
+def check_circuit(kind: type[Circuit], way: Callable[[Circuit, Tensor], list[Tensor]], device: str) -> None:
     torch.manual_seed(0)
     circuit = kind(**SIZES, dtype=torch.float64)
     twin = copy.deepcopy(circuit).to(device)
@@ -68,6 +65,22 @@ def test_a_circuit_is_that_of_the_cpu(
         assert all(t.device.type == place for t in results)
         outcomes.append(with_gradients(results, [x, *one.parameters()]))
     assert_alike(outcomes[1], outcomes[0])
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("kind", CIRCUITS)
+def test_a_circuit_is_that_of_the_cpu(
+    kind: type[Circuit], way: Callable[[Circuit, Tensor], list[Tensor]], device: str
+) -> None:
+    check_circuit(kind, way, device)
+
+
+@pytest.mark.parametrize("way", [_unrolled, _by_steps], ids=["unrolled", "by-steps"])
+def test_links_that_are_computed_again(
+    way: Callable[[Circuit, Tensor], list[Tensor]], device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_sequence, "_FEW_LINK_BYTES", 1)
+    check_circuit(memory.DNCCircuit, way, device)
 
 
 @pytest.mark.parametrize("kind", CIRCUITS)

@@ -126,7 +126,7 @@ void memory_step_relink_cuda(std::string_view model, at::ArrayRef<double> option
   const Network net = network("memory_step_relink", model, options, sizes, rows.size(1));
   check_tape(net, model, options, rows);
   check_step(net.op, step, rows.size(0) - 1);
-  const Weights none(net, std::vector<Tensor>());
+  const Weights none;
   const Tape tape(net, rows);
   with_state_type(rows.scalar_type(), [&](auto kernel_type) {
     using C = typename decltype(kernel_type)::type;

@@ -174,6 +174,7 @@ struct Weights {
   at::Tensor interface, interface_bias;  // [IF,H], [IF]
   at::Tensor output, output_bias;        // [O,F], [O]; undefined without an output layer
 
+  Weights() = default;
   // given: as MemorySizes has them.
   Weights(const Network& net, const std::vector<at::Tensor>& given) {
     if (net.hidden == 0) return;

@@ -82,7 +82,8 @@ def build_variables() -> set[str]:
 
 
 def runtime_variables() -> set[str]:
-    return {name for p in (ROOT / "csrc").rglob("*.cpp") for name in re.findall(r'getenv\("(\w+)"\)', p.read_text())}
+    sources = [p for suffix in ("cpp", "h") for p in (ROOT / "csrc").rglob(f"*.{suffix}")]
+    return {name for p in sources for name in re.findall(r'getenv\("(\w+)"\)', p.read_text())}
 
 
 def make_targets() -> set[str]:

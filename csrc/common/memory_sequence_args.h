@@ -27,11 +27,12 @@ struct MemorySizes {
   int64_t steps, batch, input, hidden, output;     // T, B, I, H, O
   int64_t locations, word, writes, reads, shifts;  // N, W, V, R, S
   std::vector<int64_t> interface;                  // outputs of each part
+  int64_t interface_size;                          // of all
   MemoryOptions options;
   bool linked;  // a DNC with a link
 
-  // The weights: four of the LSTM, weight and bias of each part of the interface and, perhaps, of the output layer. sizes: N;
-  // for the memory alone, which has no weights, N, W, V, R and S.
+  // The weights: four of the LSTM, weight and bias of each part of the interface, of its normalisation if there is one and,
+  // perhaps, of the output layer. sizes: N; for the memory alone, which has no weights, N, W, V, R and S.
   MemorySizes(const char* op, std::string_view model, at::ArrayRef<double> options_, const at::Tensor& x,
               at::TensorList weights, at::IntArrayRef sizes)
       : dnc(model == "dnc"),
@@ -50,7 +51,8 @@ struct MemorySizes {
       of_memory(op, sizes);
       return;
     }
-    const size_t without_output = 4 + 2 * InterfaceParts(dnc, 1, 1, 1, 1, options).count, count = without_output + 2;
+    const size_t without_output = 4 + 2 * (InterfaceParts(dnc, 1, 1, 1, 1, options).count + (options.normalises ? 1 : 0));
+    const size_t count = without_output + 2;
     CHECK_ARG(op, "weights", weights.size() == count || weights.size() == without_output, "must be ", count, " tensors for ",
               model, ", or ", without_output, " without an output layer, got ", weights.size());
     const bool has_output = weights.size() == count;
@@ -70,7 +72,7 @@ struct MemorySizes {
     CHECK_ARG(op, "weights", dnc || shifts >= 1, "must be of at least one shift, got ", shifts);
 
     const InterfaceParts parts(dnc, writes, reads, word, shifts, options);
-    interface.assign(parts.sizes, parts.sizes + parts.count);
+    interface.assign(parts.sizes, parts.sizes + parts.count), interface_size = parts.total;
     const std::vector<Shape> shapes = weight_shapes();
     for (size_t i = 0; i < weights.size(); ++i) {
       const at::Tensor& w = weights[i];
@@ -80,12 +82,15 @@ struct MemorySizes {
     }
   }
 
+  // Where the weights of the normalisation are.
+  size_t norm_at() const { return 4 + 2 * interface.size(); }
   int64_t y_size() const { return output > 0 ? output : hidden + reads * word; }
 
   std::vector<Shape> weight_shapes() const {
     if (hidden == 0) return {};
     std::vector<Shape> shapes{{4 * hidden, input + reads * word}, {4 * hidden, hidden}, {4 * hidden}, {4 * hidden}};
     for (const int64_t n : interface) shapes.push_back({n, hidden}), shapes.push_back({n});
+    if (options.normalises) shapes.insert(shapes.end(), 2, {interface_size});
     if (output > 0) shapes.push_back({output, hidden + reads * word}), shapes.push_back({output});
     return shapes;
   }
@@ -126,12 +131,13 @@ struct MemorySizes {
 
  private:
   void of_memory(const char* op, at::IntArrayRef sizes) {
+    CHECK_ARG(op, "options", !options.normalises, "must be without a normalisation where there are no weights");
     CHECK_ARG(op, "sizes", sizes.size() == 5, "must be N, W, V, R and S where there are no weights, got ", sizes);
     word = sizes[1], writes = sizes[2], reads = sizes[3], shifts = sizes[4];
     CHECK_ARG(op, "sizes", word >= 1 && writes >= 1 && reads >= 1 && (dnc || shifts >= 1),
               "must be at least 1, shifts only of an NTM, got ", sizes);
     const InterfaceParts parts(dnc, writes, reads, word, shifts, options);
-    interface.assign(parts.sizes, parts.sizes + parts.count);
+    interface.assign(parts.sizes, parts.sizes + parts.count), interface_size = parts.total;
     CHECK_ARG(op, "x", input == parts.total, "must have ", parts.total, " elements of the interface, got ", input);
   }
 };

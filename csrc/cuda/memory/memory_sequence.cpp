@@ -8,6 +8,7 @@
 // A sample whose end has come keeps its state where it is: no kernel writes it any more. Rows of steps that a sample does not
 // take hold anything, and are selected away before they could meet another's in a sum.
 #include <ATen/ops/clamp.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
@@ -251,6 +252,7 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>, Tensor> memory_sequ
     of.gates = at::empty({steps, batch, 4 * net.hidden}, options);
     of.interface = net.hidden == 0 && a.wants_x ? grad_x : at::empty({steps, batch, net.interface()}, options);
     of.output = at::empty({steps, batch, net.output}, options);
+    of.norm = at::empty({steps, batch, net.normalised()}, options), of.norm_bias = at::empty_like(of.norm);
     if (masks.has_lengths()) of.interface.zero_();
 
     // Of the features at all times: from the outputs, and from the final state.
@@ -320,6 +322,7 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>, Tensor> memory_sequ
       }
       StepGradients of_step;
       of_step.gates = of.gates[time], of_step.interface = of.interface[time];
+      of_step.norm = of.norm[time], of_step.norm_bias = of.norm_bias[time];
       step_backward(run, samples.at(time), time, time + 1, link_before(time), of_state, sample_rows<C>(before.cell),
                     of_features[time + 1], of_step, carried, of_features[time], true);
       cut.samples = samples.at(time);

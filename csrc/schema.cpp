@@ -159,8 +159,8 @@ TORCH_LIBRARY(routing_ext, m) {
   // model: "dnc" or "ntm". weights: w_ih [4H,I+R*W], w_hh [4H,H], b_ih [4H], b_hh [4H]; weight [n,H] and bias [n] of each of
   // the parts of the interface, see InterfaceParts; weight [IF] and bias [IF] of its normalisation, if the options have one;
   // weight [O,H+R*W] and bias [O] of the output. Without the last two, y [T,B,H+R*W] is the hidden state and then the read
-  // vectors. Without any, the memory is alone: x [T,B,IF] is the interface, y [T,B,R*W] the read vectors, and H is 0. sizes: N;
-  // for the memory alone N, W, V, R, S.
+  // vectors. Without any, the memory is alone: x [T,B,IF] is the interface, y [T,B,R*W] the read vectors, and H is 0.
+  // sizes: N; for the memory alone N, W, V, R, S.
   // state: memory [B,N,W], usage [B,N], precedence [B,V,N], link [B,V,N,N], write weights [B,V,N], read weights [B,R,N],
   // hidden [B,H], cell [B,H], read vectors [B,R,W]; for "ntm" without usage, precedence and link. Empty, or parts of it none:
   // initial.

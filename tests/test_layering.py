@@ -21,7 +21,7 @@ LAYERS = {
     "host and device": (r"common/host_device\.h", set()),
     "maths": (r"math/.*", {"host and device"}),
     "SIMD kernels": (r"cpu/simd/.*", {"maths", "host and device", "CPU kernel interface"}),
-    "CPU kernel interface": (r"cpu/(isa|scratch|\w+_kernels)\.(h|cpp)", {"maths"}),
+    "CPU kernel interface": (r"cpu/(isa|scratch|kernel_tables|\w+_kernels)\.(h|cpp)", {"maths"}),
     "CUDA kernels": (r"cuda/.*\.cuh?", {"maths", "host and device"}),
     "common glue": (r"common/.*", {"maths", "host and device"}),
     "CPU glue": (r"cpu/.*", {"maths", "host and device", "CPU kernel interface", "common glue"}),

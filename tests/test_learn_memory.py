@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import learn_memory, learn_memory_figure, make_readme, results
+from benchmarks import learn_memory, make_readme, results
+from benchmarks.figures import learning_memory as figure
+from benchmarks.tables import learning
 from routing_ext.training import Trainer
 
 TINY = learn_memory.Settings(
@@ -109,7 +111,7 @@ def test_free_gates_stay_shut() -> None:
 def test_tables_and_figure(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     reference = [{**row, "variant": "reference"} for row in rows if row["part"] == "repeat-copy"]
     study = learn_memory.study(TINY, [*rows, *reference])
-    text = make_readme.learning_memory("learning-memory", study)
+    text = learning.learning_memory("learning-memory", study)
     for table in text.split("\n\n"):
         lines = table.splitlines()
         if lines[0].startswith("|"):
@@ -117,13 +119,13 @@ def test_tables_and_figure(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     assert "training loss, reference" in text
     assert "without, wrong bits" in text
     assert "60 words" in text
-    learn_memory_figure.draw(tmp_path / "figure.png", study, "a digest")
+    figure.draw(tmp_path / "figure.png", study, "a digest")
     assert b"a digest" in (tmp_path / "figure.png").read_bytes()
-    assert make_readme.learning_memory("learning-memory", learn_memory.study(TINY, rows))
+    assert learning.learning_memory("learning-memory", learn_memory.study(TINY, rows))
     for some in (rows[:1], rows[2:3], rows[3:4]):  # the study is not done yet
         made = learn_memory.study(TINY, some)
-        assert make_readme.learning_memory("learning-memory", made)
-        learn_memory_figure.draw(tmp_path / "figure.png", made, "")
+        assert learning.learning_memory("learning-memory", made)
+        figure.draw(tmp_path / "figure.png", made, "")
 
 
 def test_every_stored_study_is_drawn() -> None:

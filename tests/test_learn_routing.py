@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import learn_routing, learn_routing_figure, make_readme
+from benchmarks import learn_routing
+from benchmarks.figures import learning_routing as figure
 from benchmarks.machine import describe_machine
 from benchmarks.routed_networks import our_layers
+from benchmarks.tables import learning
 
 
 @pytest.mark.slow
@@ -22,8 +24,8 @@ def test_the_same_seed_gives_the_same_curve(tmp_path: Path) -> None:
         assert ours["seconds"] == sorted(ours["seconds"])
 
     study = {"machine": describe_machine(), "date": "2026-01-01", "rows": rows}
-    table = make_readme.learning_routing("learning-routing", study).splitlines()
+    table = learning.learning_routing("learning-routing", study).splitlines()
     assert len({line.count("|") for line in table if line.startswith("|")}) == 1
     assert sum("in all 250 steps" in line for line in table) == len(learn_routing.METHODS)
-    learn_routing_figure.draw(tmp_path / "figure.png", study, "a digest")
+    figure.draw(tmp_path / "figure.png", study, "a digest")
     assert b"a digest" in (tmp_path / "figure.png").read_bytes()

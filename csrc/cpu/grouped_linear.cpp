@@ -9,6 +9,7 @@
 #include "../common/grouped_linear_args.h"
 #include "../common/kernel_type.h"
 #include "grouped_linear_kernels.h"
+#include "kernels_of_dtype.h"
 #include "pool.h"
 #include "threads.h"
 
@@ -17,22 +18,6 @@ namespace {
 
 constexpr int64_t kRowsPerThread = 8;  // with fewer, threads share the columns instead, if there are enough
 constexpr int64_t kColumnsPerThread = 64;
-
-// f(KernelType<T>(), kernels for it) for a dtype that CHECK_FLOAT accepts.
-template <class F>
-void with_kernels(at::ScalarType dtype, const F& f) {
-  const Kernels& k = kernels();
-  switch (dtype) {
-    case at::kFloat:
-      return f(KernelType<float>(), k.f32);
-    case at::kDouble:
-      return f(KernelType<double>(), k.f64);
-    case at::kBFloat16:
-      return f(KernelType<bfloat16>(), k.bf16);
-    default:
-      return f(KernelType<float16>(), k.f16);
-  }
-}
 
 // The samples of the modules that take part, by position in `order`.
 struct Segments {
@@ -125,7 +110,7 @@ at::Tensor grouped_linear_cpu(const at::Tensor& x, const at::Tensor& order, cons
   const GroupedForwardArgs a(x, order, layout, weights, biases, modules, out_features, pooled_empty);
   const Segments segments(a.kOp, a.routing, a.modules);
   const Division division(segments, a.in_features, a.out_features, a.out_features);
-  with_kernels(x.scalar_type(), [&](auto kernel_type, const auto& kernels) {
+  with_kernels(grouped_linear_kernels(), x.scalar_type(), [&](auto kernel_type, const auto& kernels) {
     using T = typename decltype(kernel_type)::type;
     const auto weight = a.weights.pointers<const T>();
     const auto bias = a.biases ? a.biases->pointers<const T>() : std::vector<const T*>(weight.size(), nullptr);
@@ -151,7 +136,7 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> grouped
   GroupedBackwardArgs a(grad, y, x, order, layout, weights, modules, in_features, output_mask, pooled_empty);
   const Segments segments(a.kOp, a.routing, a.modules);
   const Division division(segments, a.in_features, a.out_features, a.in_features);
-  with_kernels(grad.scalar_type(), [&](auto kernel_type, const auto& kernels) {
+  with_kernels(grouped_linear_kernels(), grad.scalar_type(), [&](auto kernel_type, const auto& kernels) {
     using T = typename decltype(kernel_type)::type;
     const auto weight = a.wants_x ? a.weights->pointers<const T>() : std::vector<const T*>();
     const auto grad_weight = a.grad_weights.pointers<T>(), grad_bias = a.grad_biases.pointers<T>();

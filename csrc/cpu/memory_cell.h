@@ -15,7 +15,7 @@ namespace routing_ext::cpu {
 // f(KernelType<C>(), kernels for it) for float or double.
 template <class F>
 void with_memory_kernels(at::ScalarType dtype, const F& f) {
-  const AllMemoryKernels& k = memory_kernels();
+  const WideKernels<MemoryKernels>& k = memory_kernels();
   if (dtype == at::kFloat) return f(KernelType<float>(), k.f32);
   return f(KernelType<double>(), k.f64);
 }

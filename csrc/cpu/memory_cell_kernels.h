@@ -5,7 +5,7 @@
 // Without an output layer, O = 0, the features are the outputs; without a controller, H = 0, too, and the inputs are interface
 // vectors.
 #pragma once
-#include "grouped_linear_kernels.h"
+#include "kernel_tables.h"
 #include "memory_kernels.h"
 
 namespace routing_ext::cpu {
@@ -179,28 +179,7 @@ struct MemoryKernels {
   AccessKernels<C> dnc, ntm;
   CellKernels<C> cell;
 };
-struct AllMemoryKernels {
-  MemoryKernels<float> f32;
-  MemoryKernels<double> f64;
-};
 
-extern const AllMemoryKernels memory_kernels_baseline;
-#if defined(__x86_64__)
-extern const AllMemoryKernels memory_kernels_avx2, memory_kernels_avx512;
-#endif
-
-inline const AllMemoryKernels& memory_kernels() {
-#if defined(__x86_64__)
-  switch (active_isa()) {
-    case Isa::avx512:
-      return memory_kernels_avx512;
-    case Isa::avx2:
-      return memory_kernels_avx2;
-    case Isa::baseline:
-      break;
-  }
-#endif
-  return memory_kernels_baseline;
-}
+ROUTING_EXT_DECLARE_KERNELS(WideKernels<MemoryKernels>, memory_kernels)
 
 }  // namespace routing_ext::cpu

@@ -7,7 +7,7 @@
 #include <cstdint>
 
 #include "../math/memory_interface.h"
-#include "isa.h"
+#include "kernel_tables.h"
 
 #define ROUTING_EXT_INLINE __attribute__((always_inline)) inline
 

@@ -49,7 +49,7 @@ class SamplePointers {
 
 template <class F>
 void with_kernels(at::ScalarType dtype, const F& f) {
-  const AllMemoryOpsKernels& k = memory_ops_kernels();
+  const WideKernels<MemoryOpsKernels>& k = memory_ops_kernels();
   if (dtype == at::kFloat) return f(KernelType<float>(), k.f32);
   return f(KernelType<double>(), k.f64);
 }

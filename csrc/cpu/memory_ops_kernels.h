@@ -34,28 +34,7 @@ struct MemoryOpsKernels {
   MemoryOp<C> memory_write, memory_write_backward;
   MemoryOp<C> memory_read, memory_read_backward;
 };
-struct AllMemoryOpsKernels {
-  MemoryOpsKernels<float> f32;
-  MemoryOpsKernels<double> f64;
-};
 
-extern const AllMemoryOpsKernels memory_ops_kernels_baseline;
-#if defined(__x86_64__)
-extern const AllMemoryOpsKernels memory_ops_kernels_avx2, memory_ops_kernels_avx512;
-#endif
-
-inline const AllMemoryOpsKernels& memory_ops_kernels() {
-#if defined(__x86_64__)
-  switch (active_isa()) {
-    case Isa::avx512:
-      return memory_ops_kernels_avx512;
-    case Isa::avx2:
-      return memory_ops_kernels_avx2;
-    case Isa::baseline:
-      break;
-  }
-#endif
-  return memory_ops_kernels_baseline;
-}
+ROUTING_EXT_DECLARE_KERNELS(WideKernels<MemoryOpsKernels>, memory_ops_kernels)
 
 }  // namespace routing_ext::cpu

@@ -2,7 +2,7 @@
 #pragma once
 #include <stdint.h>
 
-#include "isa.h"
+#include "kernel_tables.h"
 
 namespace routing_ext::cpu {
 
@@ -17,23 +17,6 @@ struct SamplingKernels {
   void (*rough_rates)(const double* complements, double* rates, int64_t n);
 };
 
-extern const SamplingKernels sampling_kernels_baseline;
-#if defined(__x86_64__)
-extern const SamplingKernels sampling_kernels_avx2, sampling_kernels_avx512;
-#endif
-
-inline const SamplingKernels& sampling_kernels() {
-#if defined(__x86_64__)
-  switch (active_isa()) {
-    case Isa::avx512:
-      return sampling_kernels_avx512;
-    case Isa::avx2:
-      return sampling_kernels_avx2;
-    case Isa::baseline:
-      break;
-  }
-#endif
-  return sampling_kernels_baseline;
-}
+ROUTING_EXT_DECLARE_KERNELS(SamplingKernels, sampling_kernels)
 
 }  // namespace routing_ext::cpu

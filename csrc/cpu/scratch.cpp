@@ -1,7 +1,7 @@
 #include <cstdlib>
 #include <new>
 
-#include "grouped_linear_kernels.h"
+#include "kernel_tables.h"
 
 namespace routing_ext::cpu {
 namespace {

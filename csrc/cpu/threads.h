@@ -2,7 +2,7 @@
 #pragma once
 #include <ATen/Parallel.h>
 
-#include "grouped_linear_kernels.h"
+#include "kernel_tables.h"
 
 namespace routing_ext::cpu {
 

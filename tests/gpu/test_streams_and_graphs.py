@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -183,38 +184,38 @@ def test_replayed_with_other_actions() -> None:
     assert results[-1][-1].item() == 3
 
 
-@pytest.fixture
-def _no_wait() -> Iterator[None]:
+@contextlib.contextmanager
+def waiting_is_an_error() -> Iterator[None]:
     torch.cuda.set_sync_debug_mode("error")
-    yield
-    torch.cuda.set_sync_debug_mode("default")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.usefixtures("_no_wait")
 def test_forward_of_linear_modules_waits_for_nothing() -> None:
-    modules = [nn.Linear(D, OUT).cuda() for _ in range(K)]
+    selection = Selection(*(nn.Linear(D, OUT).cuda() for _ in range(K)))
+    bank = LinearBank(K, D, OUT, device="cuda")
     x, actions = torch.randn(B, D).cuda(), torch.zeros(B, dtype=torch.int64, device="cuda")
-    Selection(*modules)(x, [None] * B, actions)
-    LinearBank(K, D, OUT, device="cuda")(x, actions).sum().backward()
+    with waiting_is_an_error():
+        selection(x, [None] * B, actions)
+        bank(x, actions).sum().backward()
 
 
-@pytest.mark.usefixtures("_no_wait")
 def test_step_of_one_agent_waits_for_nothing() -> None:
     decision, loss = WPL(K, D, policy_storage_type="tabular").cuda(), Loss(nn.CrossEntropyLoss(), NegLossReward())
     x = torch.zeros(B, D, device="cuda", requires_grad=True)
     targets = F.one_hot(torch.zeros(B, dtype=torch.int64, device="cuda"), D).float()
-    with fast_sampling():
-        ys, mxs, _ = decision(x, Initialization()(x)[1])
-    sum(loss(ys, mxs, targets)).backward()  # type: ignore[union-attr]
+    with waiting_is_an_error():
+        with fast_sampling():
+            ys, mxs, _ = decision(x, Initialization()(x)[1])
+        sum(loss(ys, mxs, targets)).backward()  # type: ignore[union-attr]
 
 
 def test_sequence_waits_for_nothing() -> None:
     call = sequences(torch.float32)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waiting_is_an_error():
         call()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_an_action_out_of_range_is_told_later() -> None:

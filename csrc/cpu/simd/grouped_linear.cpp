@@ -1,4 +1,5 @@
 // The three products of grouped_linear for one module. S: the storage type; C: the type computed in (float for low precision).
+#include "../grouped_linear_kernels.h"
 #include "gemm.h"
 
 namespace routing_ext::cpu {
@@ -334,15 +335,11 @@ void grad_weight(const GroupedBackward<S>& p, S* grad_weight, S* grad_bias, Span
 }
 
 template <class S>
-constexpr GroupedLinearKernels<S> grouped_linear_kernels = {forward<S>, grad_x<S>, grad_weight<S>};
+constexpr GroupedLinearKernels<S> kernels_of = {forward<S>, grad_x<S>, grad_weight<S>};
 
 }  // namespace
 
-// ROUTING_EXT_ISA: baseline, avx2 or avx512, given by the build.
-#define ROUTING_EXT_JOIN(a, b) a##b
-#define ROUTING_EXT_TABLE(isa) ROUTING_EXT_JOIN(kernels_, isa)
-extern const Kernels ROUTING_EXT_TABLE(ROUTING_EXT_ISA);
-const Kernels ROUTING_EXT_TABLE(ROUTING_EXT_ISA) = {grouped_linear_kernels<float>, grouped_linear_kernels<double>,
-                                                    grouped_linear_kernels<bfloat16>, grouped_linear_kernels<float16>};
+ROUTING_EXT_DEFINE_KERNELS(AllKernels<GroupedLinearKernels>, grouped_linear_kernels) = {
+    {kernels_of<float>, kernels_of<double>}, kernels_of<bfloat16>, kernels_of<float16>};
 
 }  // namespace routing_ext::cpu

@@ -336,10 +336,7 @@ constexpr MemoryOpsKernels<C> memory_ops_kernels_of = {
 
 }  // namespace
 
-// ROUTING_EXT_ISA: baseline, avx2 or avx512, given by the build.
-#define ROUTING_EXT_JOIN(a, b) a##b
-#define ROUTING_EXT_TABLE(isa) ROUTING_EXT_JOIN(memory_ops_kernels_, isa)
-extern const AllMemoryOpsKernels ROUTING_EXT_TABLE(ROUTING_EXT_ISA);
-const AllMemoryOpsKernels ROUTING_EXT_TABLE(ROUTING_EXT_ISA) = {memory_ops_kernels_of<float>, memory_ops_kernels_of<double>};
+ROUTING_EXT_DEFINE_KERNELS(WideKernels<MemoryOpsKernels>, memory_ops_kernels) = {memory_ops_kernels_of<float>,
+                                                                                 memory_ops_kernels_of<double>};
 
 }  // namespace routing_ext::cpu

@@ -57,10 +57,6 @@ void rough_rates(const double* complements, double* rates, int64_t n) {
 
 }  // namespace
 
-// ROUTING_EXT_ISA: baseline, avx2 or avx512, given by the build.
-#define ROUTING_EXT_JOIN(a, b) a##b
-#define ROUTING_EXT_TABLE(isa) ROUTING_EXT_JOIN(sampling_kernels_, isa)
-extern const SamplingKernels ROUTING_EXT_TABLE(ROUTING_EXT_ISA);
-const SamplingKernels ROUTING_EXT_TABLE(ROUTING_EXT_ISA) = {twist, complements_of, rough_rates};
+ROUTING_EXT_DEFINE_KERNELS(SamplingKernels, sampling_kernels) = {twist, complements_of, rough_rates};
 
 }  // namespace routing_ext::cpu

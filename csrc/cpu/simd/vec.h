@@ -9,7 +9,7 @@
 #include <immintrin.h>
 #endif
 
-#include "../grouped_linear_kernels.h"
+#include "../kernel_tables.h"
 
 #if defined(__AVX512F__)
 #define ROUTING_EXT_VECTOR_BYTES 64

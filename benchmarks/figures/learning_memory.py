@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.learn_routing_figure import FAINT, INK, SIDES, SOFT
+from benchmarks.figures.learning_routing import FAINT, INK, SIDES, SOFT
 from benchmarks.results import Results, Row
 
 COLOURS = ("#009e73", "#0072b2", "#d55e00")  # of variants

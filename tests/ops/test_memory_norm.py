@@ -16,6 +16,7 @@ from routing_ext._memory_options import DncOptions, numbers
 from routing_ext.memory import DncState, NtmState
 from routing_ext.ops.memory_step import MemoryRun, Network, pack_weights
 
+raw = torch.ops.routing_ext
 F64 = torch.float64
 T, I, H, O = 6, 2, 9, 3  # noqa: E741
 EPS = 1e-3
@@ -83,6 +84,7 @@ MASKS: dict[str, dict[str, Any]] = {
     "resets": {"resets": 0.3},
     "both": {"lengths": [3, 6, 0, 5, 1], "resets": 0.3},
     "no-steps": {"lengths": [0] * 5},
+    "reset-memory": {"lengths": [3, 6, 0, 5, 1], "resets": 0.3, "reset_memory": True},
 }
 
 
@@ -92,6 +94,8 @@ def masks(case: Case, given: dict[str, Any]) -> dict[str, Tensor]:
         made["lengths"] = torch.tensor(given["lengths"][: case.B])
     if "resets" in given:
         made["resets"] = torch.rand(T, case.B, generator=generator(1)) < given["resets"]
+    if "reset_memory" in given:
+        made["reset_memory"] = normal(case.B, case.N, case.W, seed=3)
     return made
 
 
@@ -109,7 +113,8 @@ def assert_agree(actual: Sequence[Tensor], expected: Sequence[Tensor], tolerance
 def run(case: Case, module: Any, tensors: list[Tensor], **more: Any) -> list[Tensor]:
     x, memory, weight, bias, *ws = tensors
     y, final = case.sequence(module, x, ws, case.state(memory), norm=(weight, bias), **more)
-    return with_gradients([y, *final], tensors)
+    also = [more["reset_memory"]] if "reset_memory" in more else []
+    return with_gradients([y, *final], [*tensors, *also])
 
 
 @each_case
@@ -216,6 +221,25 @@ def test_compile(case: Case) -> None:
     x, memory, weight, bias, *ws = tensors = case.tensors()
     y, final = compiled(x, ws, case.state(memory), norm=(weight, bias))
     assert_agree(with_gradients([y, *final], tensors), run(case, ops, tensors))
+
+
+@each_case
+def test_opcheck(case: Case) -> None:
+    """Fake tensors have the shapes of the real ones, the tape's and the gradients' included."""
+    x, memory, weight, bias, *ws = (t.detach() for t in case.tensors())
+    behind = 4 + 2 * len(case.parts())
+    ws = [*ws[:behind], weight, bias, *ws[behind:]]
+    of_sequence = {name: value for name, value in case.options.items() if name not in DncOptions._fields}
+    options = numbers(case.of_step(), norm_eps=EPS, **of_sequence)
+    state = list(case.state(memory))
+    rest = [None, None, None, [case.N], 20.0, 1]
+    y, final, tape = raw.memory_sequence(case.model, options, x, state, ws, *rest, True)
+    but_not_values = ("test_schema", "test_autograd_registration", "test_faketensor")  # the tape has gaps
+    args = (case.model, options, x, state, ws, *rest, True)
+    torch.library.opcheck(raw.memory_sequence.default, args, test_utils=but_not_values)
+    link = state[3] if case.model == "dnc" else None
+    args = (case.model, options, y, final, x, link, ws, *rest[:3], tape, *rest[3:], (True, True, True, False))
+    torch.library.opcheck(raw.memory_sequence_backward.default, args)
 
 
 def test_a_constant_interface_and_a_large_one() -> None:

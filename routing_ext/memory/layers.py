@@ -414,16 +414,18 @@ class MemoryLayer(nn.Module, Generic[State]):
         # By their lengths, so that those still there are the first ones: a number that changes where some of them end.
         order = torch.tensor(sorted(range(batch), key=lengths.__getitem__, reverse=True))
         x, resets = x.index_select(1, order), None if resets is None else resets.index_select(1, order)
-        first, fresh = (s if s is None else s.map(lambda t: t.index_select(0, order)) for s in (given, fresh))
+        state, fresh = (s if s is None else s.map(lambda t: t.index_select(0, order)) for s in (given, fresh))
         features: list[Tensor] = []
         ended: list[State] = []
-        state, begin, left = first, 0, batch
+        begin, left = 0, batch
         for end in sorted(set(lengths)):
             there = sum(length >= end for length in lengths)
             if there < left:
                 assert state is not None
-                ended.insert(0, state.samples(slice(there, None)))
-                state = state.samples(slice(there)) if begin else first and first.samples(slice(there))
+                parts = zip(*(t.split([there, left - there]) for t in state), strict=True)
+                state, over = (self._State(*tensors) for tensors in parts)
+                ended.insert(0, over)
+                state = None if begin == 0 and given is None else state
             part, state = self._steps_of_all(
                 layer,
                 x[begin:end, :there],

@@ -213,7 +213,7 @@ def test_only_some_gradients_are_wanted() -> None:
     assert_agree(*grads)
 
 
-@each_case
+@pytest.mark.parametrize("case", [CASES["dnc-options"], CASES["ntm"]], ids=["dnc", "ntm"])
 def test_compile(case: Case) -> None:
     torch._dynamo.reset()
     wrapped: Callable[..., Any] = lambda *args, **more: case.sequence(ops, *args, **more)  # noqa: E731
@@ -223,7 +223,7 @@ def test_compile(case: Case) -> None:
     assert_agree(with_gradients([y, *final], tensors), run(case, ops, tensors))
 
 
-@each_case
+@pytest.mark.parametrize("case", [CASES["dnc-options"], CASES["ntm"]], ids=["dnc", "ntm"])
 def test_opcheck(case: Case) -> None:
     """Fake tensors have the shapes of the real ones, the tape's and the gradients' included."""
     x, memory, weight, bias, *ws = (t.detach() for t in case.tensors())

@@ -161,6 +161,8 @@ TORCH_LIBRARY(routing_ext, m) {
   // weight [O,H+R*W] and bias [O] of the output. Without the last two, y [T,B,H+R*W] is the hidden state and then the read
   // vectors. Without any, the memory is alone: x [T,B,IF] is the interface, y [T,B,R*W] the read vectors, and H is 0.
   // sizes: N; for the memory alone N, W, V, R, S.
+  // On CPUs the interface may be one matrix [IF,H] and bias [IF]; then sizes are N, W, V, R, S and, where its parts do not lie
+  // in their order, their numbers in that in which they lie. With w_ih [4H,I] the controller does not hear what was read.
   // state: memory [B,N,W], usage [B,N], precedence [B,V,N], link [B,V,N,N], write weights [B,V,N], read weights [B,R,N],
   // hidden [B,H], cell [B,H], read vectors [B,R,W]; for "ntm" without usage, precedence and link. Empty, or parts of it none:
   // initial.

@@ -3,7 +3,8 @@
 // T steps, B samples, I inputs, H hidden units, O outputs, N locations of W elements, V write heads, R read heads, S shifts.
 //
 // A network may be without an output layer, O = 0: its outputs are the features, the hidden state and then the read vectors.
-// Or it is the memory alone, H = 0, too: its inputs are interface vectors, its outputs the read vectors.
+// Or it is the memory alone, H = 0, too: its inputs are interface vectors, its outputs the read vectors. Its controller may be
+// deaf: it does not hear what was read.
 #pragma once
 #include <ATen/core/DimVector.h>
 #include <ATen/core/Tensor.h>
@@ -26,13 +27,18 @@ struct MemorySizes {
   bool dnc;
   int64_t steps, batch, input, hidden, output;     // T, B, I, H, O
   int64_t locations, word, writes, reads, shifts;  // N, W, V, R, S
-  std::vector<int64_t> interface;                  // outputs of each part
-  int64_t interface_size;                          // of all
+  bool deaf = false;
+  std::vector<int64_t> interface;  // outputs of each part
+  int64_t interface_size;          // of all
+  // Of each part in the one matrix of a joined interface; empty: each has a matrix of its own.
+  std::vector<int64_t> first_rows;
   MemoryOptions options;
   bool linked;  // a DNC with a link
 
   // The weights: four of the LSTM, weight and bias of each part of the interface, of its normalisation if there is one and,
-  // perhaps, of the output layer. sizes: N; for the memory alone, which has no weights, N, W, V, R and S.
+  // perhaps, of the output layer. A deaf controller's first one has I columns. sizes: N; for a joined interface, and for the
+  // memory alone, which has no weights, N, W, V, R and S, and for a joined interface perhaps the parts by their numbers, in the
+  // order in which they lie there.
   MemorySizes(const char* op, std::string_view model, at::ArrayRef<double> options_, const at::Tensor& x,
               at::TensorList weights, at::IntArrayRef sizes)
       : dnc(model == "dnc"),
@@ -51,7 +57,9 @@ struct MemorySizes {
       of_memory(op, sizes);
       return;
     }
-    const size_t without_output = 4 + 2 * (InterfaceParts(dnc, 1, 1, 1, 1, options).count + (options.normalises ? 1 : 0));
+    const bool joined = sizes.size() > 1;
+    const int64_t pairs = (joined ? 1 : InterfaceParts(dnc, 1, 1, 1, 1, options).count) + (options.normalises ? 1 : 0);
+    const size_t without_output = 4 + 2 * pairs;
     const size_t count = without_output + 2;
     CHECK_ARG(op, "weights", weights.size() == count || weights.size() == without_output, "must be ", count, " tensors for ",
               model, ", or ", without_output, " without an output layer, got ", weights.size());
@@ -62,17 +70,23 @@ struct MemorySizes {
     };
     const auto part = [&](size_t p) { return size_of(4 + 2 * p, 0); };  // of the interface
     hidden = size_of(1, 1), output = has_output ? size_of(count - 2, 0) : 0;
-    writes = part(1), reads = part(dnc ? 7 : 8);
+    if (joined) {
+      take_sizes(op, sizes);
+    } else {
+      writes = part(1), reads = part(dnc ? 7 : 8);
+    }
     CHECK_ARG(op, "weights", hidden >= 1 && (output >= 1 || !has_output) && writes >= 1 && reads >= 1,
               "must be of at least one hidden unit, output, write head and read head, got ", hidden, ", ", output, ", ",
               writes, " and ", reads);
-    word = part(0) / writes, shifts = dnc ? 0 : part(3) / writes;
+    if (!joined) word = part(0) / writes, shifts = dnc ? 0 : part(3) / writes;
+    deaf = size_of(0, 1) == input;
     CHECK_ARG(op, "weights", word >= 1, "must be of words of at least one element, got write keys of shape ",
               weights[4].sizes());
     CHECK_ARG(op, "weights", dnc || shifts >= 1, "must be of at least one shift, got ", shifts);
 
     const InterfaceParts parts(dnc, writes, reads, word, shifts, options);
     interface.assign(parts.sizes, parts.sizes + parts.count), interface_size = parts.total;
+    if (joined) place_parts(op, sizes);
     const std::vector<Shape> shapes = weight_shapes();
     for (size_t i = 0; i < weights.size(); ++i) {
       const at::Tensor& w = weights[i];
@@ -83,13 +97,18 @@ struct MemorySizes {
   }
 
   // Where the weights of the normalisation are.
-  size_t norm_at() const { return 4 + 2 * interface.size(); }
+  size_t norm_at() const { return 4 + 2 * (first_rows.empty() ? interface.size() : 1); }
   int64_t y_size() const { return output > 0 ? output : hidden + reads * word; }
 
   std::vector<Shape> weight_shapes() const {
     if (hidden == 0) return {};
-    std::vector<Shape> shapes{{4 * hidden, input + reads * word}, {4 * hidden, hidden}, {4 * hidden}, {4 * hidden}};
-    for (const int64_t n : interface) shapes.push_back({n, hidden}), shapes.push_back({n});
+    const int64_t heard = deaf ? 0 : reads * word;
+    std::vector<Shape> shapes{{4 * hidden, input + heard}, {4 * hidden, hidden}, {4 * hidden}, {4 * hidden}};
+    if (first_rows.empty()) {
+      for (const int64_t n : interface) shapes.push_back({n, hidden}), shapes.push_back({n});
+    } else {
+      shapes.push_back({interface_size, hidden}), shapes.push_back({interface_size});
+    }
     if (options.normalises) shapes.insert(shapes.end(), 2, {interface_size});
     if (output > 0) shapes.push_back({output, hidden + reads * word}), shapes.push_back({output});
     return shapes;
@@ -130,12 +149,29 @@ struct MemorySizes {
   }
 
  private:
-  void of_memory(const char* op, at::IntArrayRef sizes) {
-    CHECK_ARG(op, "options", !options.normalises, "must be without a normalisation where there are no weights");
-    CHECK_ARG(op, "sizes", sizes.size() == 5, "must be N, W, V, R and S where there are no weights, got ", sizes);
-    word = sizes[1], writes = sizes[2], reads = sizes[3], shifts = sizes[4];
+  void take_sizes(const char* op, at::IntArrayRef sizes) {
+    CHECK_ARG(op, "sizes", sizes.size() >= 5,
+              "must be N, W, V, R and S where there are no weights, or an interface of one matrix, got ", sizes);
+    word = sizes[1], writes = sizes[2], reads = sizes[3], shifts = dnc ? 0 : sizes[4];
     CHECK_ARG(op, "sizes", word >= 1 && writes >= 1 && reads >= 1 && (dnc || shifts >= 1),
               "must be at least 1, shifts only of an NTM, got ", sizes);
+  }
+  void place_parts(const char* op, at::IntArrayRef sizes) {
+    const int64_t count = interface.size();
+    const at::IntArrayRef order = sizes.slice(5);
+    const auto part_at = [&](int64_t place) { return order.empty() ? place : order[place]; };
+    CHECK_ARG(op, "sizes", order.empty() || static_cast<int64_t>(order.size()) == count, "must have ", count,
+              " parts behind the first five, or none, got ", sizes);
+    first_rows.assign(count, -1);
+    for (int64_t place = 0, row = 0; place < count; ++place) {
+      const int64_t part = part_at(place);
+      CHECK_ARG(op, "sizes", part >= 0 && part < count && first_rows[part] < 0, "must have each part once, got ", sizes);
+      first_rows[part] = row, row += interface[part];
+    }
+  }
+  void of_memory(const char* op, at::IntArrayRef sizes) {
+    CHECK_ARG(op, "options", !options.normalises, "must be without a normalisation where there are no weights");
+    take_sizes(op, sizes);
     const InterfaceParts parts(dnc, writes, reads, word, shifts, options);
     interface.assign(parts.sizes, parts.sizes + parts.count), interface_size = parts.total;
     CHECK_ARG(op, "x", input == parts.total, "must have ", parts.total, " elements of the interface, got ", input);

@@ -25,7 +25,8 @@ inline CellShape cell_shape(const MemorySizes& s, double clip_value) {
           s.input,
           s.hidden,
           s.output,
-          clip_value};
+          clip_value,
+          s.deaf};
 }
 
 template <class C>
@@ -43,8 +44,11 @@ template <class C>
 class WeightPointers {
  public:
   WeightPointers(const MemorySizes& s, const std::vector<at::Tensor>& weights) {
+    const bool joined = !s.first_rows.empty();
     for (size_t p = 0; !weights.empty() && p < s.interface.size(); ++p) {
-      C *const weight = data_of<C>(weights[4 + 2 * p]), *const bias = data_of<C>(weights[5 + 2 * p]);
+      const size_t at = joined ? 4 : 4 + 2 * p;
+      const int64_t row = joined ? s.first_rows[p] : 0;
+      C *const weight = data_of<C>(weights[at]) + row * s.hidden, *const bias = data_of<C>(weights[at + 1]) + row;
       for (int64_t i = 0; i < s.interface[p]; ++i) rows_.push_back(weight + i * s.hidden), biases_.push_back(bias + i);
     }
     const auto data = [&](size_t i) { return i < weights.size() ? data_of<C>(weights[i]) : nullptr; };
@@ -101,7 +105,7 @@ class SampleTeam {
 inline int64_t cell_cost(const CellShape& s) {
   const AccessShape& a = s.access;
   const int64_t link = a.linked() ? a.writes * (1 + a.reads) * a.locations : 0;
-  return s.gates() * (s.input + s.features()) + s.hidden * a.interface_size() + s.output * s.features() +
+  return s.gates() * (s.input + s.seen()) + s.hidden * a.interface_size() + s.output * s.features() +
          a.locations * (link + 3 * a.word * (a.writes + a.reads));
 }
 

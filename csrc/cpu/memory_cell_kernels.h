@@ -3,7 +3,7 @@
 //
 // I inputs, H hidden units, O outputs; F = H + R*W features: the hidden state, then the read vectors. IF: interface_size().
 // Without an output layer, O = 0, the features are the outputs; without a controller, H = 0, too, and the inputs are interface
-// vectors.
+// vectors. A deaf controller does not hear what was read.
 #pragma once
 #include "kernel_tables.h"
 #include "memory_kernels.h"
@@ -14,9 +14,13 @@ struct CellShape {
   AccessShape access;
   int64_t input, hidden, output;  // I, H, O
   double clip;                    // of the hidden state and the output
+  bool deaf = false;
 
   ROUTING_EXT_INLINE int64_t read_size() const { return access.reads * access.word; }
   ROUTING_EXT_INLINE int64_t features() const { return hidden + read_size(); }
+  // Of the read vectors, and of the features, what the controller sees at the next step.
+  ROUTING_EXT_INLINE int64_t heard() const { return deaf ? 0 : read_size(); }
+  ROUTING_EXT_INLINE int64_t seen() const { return hidden + heard(); }
   ROUTING_EXT_INLINE int64_t gates() const { return 4 * hidden; }
   // Elements of the interface that are normalised: all or none.
   ROUTING_EXT_INLINE int64_t normalised() const { return access.options.normalises ? access.interface_size() : 0; }
@@ -79,7 +83,7 @@ struct CellState {
 // The parameters as the caller has them, or their gradients.
 template <class C>
 struct CellWeights {
-  C *input, *hidden, *input_bias, *hidden_bias;  // [4H,I+R*W], [4H,H], [4H], [4H]
+  C *input, *hidden, *input_bias, *hidden_bias;  // [4H,I+heard], [4H,H], [4H], [4H]
   C* const* interface;                           // [IF] rows of [H], for they lie in several tensors
   C* const* interface_bias;                      // [IF] elements
   C *norm, *norm_bias;                           // [IF] twice, of its normalisation
@@ -89,13 +93,13 @@ struct CellWeights {
 // The parameters packed for the products. Forward and backward are packed separately, each from its own base.
 template <class C>
 struct PackedLayout {
-  int64_t gates, interface, output;                 // panels of [I+F,4H], [H,IF], [F,O]
+  int64_t gates, interface, output;                 // panels of [I+seen,4H], [H,IF], [F,O]
   int64_t gates_bias, interface_bias, output_bias;  // [4H]: the sum of both, [IF], [O]
   int64_t norm, norm_bias;                          // [IF] twice
   int64_t forward_size;
-  int64_t from_output, from_interface;    // panels of [O,F], [IF,H]
-  int64_t to_hidden, to_reads, to_input;  // panels of [4H,H], [4H,R*W], [4H,I]
-  int64_t from_norm;                      // [IF]
+  int64_t from_output, from_interface;  // panels of [O,F], [IF,H]
+  int64_t to_seen, to_input;            // panels of [4H,seen], [4H,I]
+  int64_t from_norm;                    // [IF]
   int64_t backward_size;
 
   ROUTING_EXT_INLINE explicit PackedLayout(const CellShape& s) {
@@ -106,13 +110,13 @@ struct PackedLayout {
       at += depth * AccessLayout<C>::padded(columns);
       return here;
     };
-    gates = take(s.input + s.features(), s.gates());
+    gates = take(s.input + s.seen(), s.gates());
     interface = take(s.hidden, interface_size), output = take(s.features(), s.output);
     gates_bias = take(1, s.gates()), interface_bias = take(1, interface_size), output_bias = take(1, s.output);
     norm = take(1, s.normalised()), norm_bias = take(1, s.normalised());
     forward_size = at, at = 0;
     from_output = take(s.output, s.features()), from_interface = take(interface_size, s.hidden);
-    to_hidden = take(s.gates(), s.hidden), to_reads = take(s.gates(), s.read_size()), to_input = take(s.gates(), s.input);
+    to_seen = take(s.gates(), s.seen()), to_input = take(s.gates(), s.input);
     from_norm = take(1, s.normalised());
     backward_size = at;
   }
@@ -142,6 +146,7 @@ struct CellStepBackward {
   C* grad_x;                  // [rows,I], or nullptr
   C* scratch;                 // [scratch_size] of AccessLayout
   const Team* team = nullptr;
+  bool is_first = false;  // nobody wants the gradient of the previous features, which then is not set
 };
 
 // The gradients of the parameters, from all steps of all samples.

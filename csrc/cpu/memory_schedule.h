@@ -41,6 +41,7 @@ class Schedule {
 
   bool is_plain() const { return lengths_.empty() && !resets_.defined(); }
   bool has_lengths() const { return order_.defined(); }
+  bool has_resets() const { return resets_.defined(); }
   int64_t length(int64_t b) const { return has_lengths() ? lengths_[b] : steps_; }
   int64_t total() const {  // steps of all samples
     int64_t sum = 0;

@@ -58,22 +58,23 @@ class Work {
   C* next_;
 };
 
-// The states of samples that begin anew, without their links.
+// The states of samples that begin anew, without their links. None if no sample does.
 template <class C>
 class InitialRows {
  public:
   // memory [B,N,W]: of each, or undefined: they are all the same.
-  InitialRows(const MemoryKernels<C>& kernels, const CellShape& shape, const at::Tensor& memory,
-              const at::TensorOptions& options)
-      : rows_(pooled_empty({memory.defined() ? memory.size(0) : 1, CellLayout<C>(shape).row_size}, options)),
-        stride_(memory.defined() ? rows_.size(1) : 0) {
+  InitialRows(const MemoryKernels<C>& kernels, const CellShape& shape, const Schedule& schedule, const at::Tensor& memory,
+              const at::TensorOptions& options) {
+    if (!schedule.has_resets()) return;
+    rows_ = pooled_empty({memory.defined() ? memory.size(0) : 1, CellLayout<C>(shape).row_size}, options);
+    stride_ = memory.defined() ? rows_.size(1) : 0;
     kernels.cell.import_state(shape, {data_of<const C>(memory)}, {0, rows_.size(0)}, false, data_of<C>(rows_), rows_.size(1));
   }
   const C* row(int64_t sample) const { return data_of<const C>(rows_) + sample * stride_; }
 
  private:
   at::Tensor rows_;
-  int64_t stride_;
+  int64_t stride_ = 0;
 };
 
 template <class C>
@@ -185,7 +186,7 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> memory_
     const C *const x_data = data_of<const C>(a.x), *const first_link = data_of<const C>(link);
     const auto tape_data = [&](size_t i) { return keep ? data_of<C>(tape_tensors[i]) : nullptr; };
     const Tape<C> tape{tape_data(0), tape_data(1), batch, row, link_size, link_every};
-    const InitialRows<C> initial(kernels, shape, a.reset_memory, options);
+    const InitialRows<C> initial(kernels, shape, schedule, a.reset_memory, options);
 
     in_threads(samples.threads, [&](int64_t thread) {
       Work<C> work(work_data + thread * work_size);
@@ -304,7 +305,7 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>, at::Ten
     C* const link_0_grads = data_of<C>(of_first_link);
     const Tape<const C> tape{
         data_of<const C>(given_tape[0]), data_of<const C>(given_tape[1]), batch, row, link_size, link_every};
-    const InitialRows<C> initial(kernels, shape, a.reset_memory, options);
+    const InitialRows<C> initial(kernels, shape, schedule, a.reset_memory, options);
     at::Tensor of_resets;  // rows like those of states, with the memory alone
     if (a.wants_reset_memory) of_resets = at::zeros({batch, at.state_size}, options);
     C* const reset_grads = data_of<C>(of_resets);
@@ -352,7 +353,7 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>, at::Ten
                                           anew || !previous_link ? nullptr : previous_link + links, tape.state(t, run.begin),
                                           y_grads ? y_grads + sample * shape.y_size() : nullptr, grad_state, grad_link + links,
                                           grads + sample * at.grad_size, x_grads ? x_grads + sample * shape.input : nullptr,
-                                          scratch, team.get()});
+                                          scratch, team.get(), anew || (t == 1 && !a.wants_state)});
             if (!anew) return;
             for (int64_t i = 0; reset_grads && i < at.access.memory_size; ++i)
               reset_grads[run.begin * at.state_size + at.memory + i] += grad_state[at.memory + i];

@@ -4,6 +4,7 @@
 #include <ATen/EmptyTensor.h>
 #include <ATen/ops/empty.h>
 #include <c10/core/Allocator.h>
+#include <c10/core/CPUAllocator.h>
 #include <c10/util/Exception.h>
 #include <c10/util/accumulate.h>
 
@@ -116,11 +117,12 @@ void Pool::release(void* context) {
 
 at::Tensor pooled_empty(at::IntArrayRef sizes, const at::TensorOptions& options) {
   const at::ScalarType dtype = c10::typeMetaToScalarType(options.dtype());
-  const bool is_small = c10::multiply_integers(sizes) * c10::elementSize(dtype) < kPooledBytes;
   const at::Context& context = at::globalContext();
-  const bool fills = context.deterministicAlgorithms() && context.deterministicFillUninitializedMemory();
-  if (is_small || fills) return at::empty(sizes, options);
-  return at::detail::empty_generic(sizes, &pool(), c10::DispatchKeySet(c10::DispatchKey::CPU), dtype, std::nullopt);
+  if (context.deterministicAlgorithms() && context.deterministicFillUninitializedMemory()) return at::empty(sizes, options);
+  const bool is_small = c10::multiply_integers(sizes) * c10::elementSize(dtype) < kPooledBytes;
+  // Not at::empty, whose way through the dispatcher takes longer than the memory of a small tensor.
+  c10::Allocator* const allocator = is_small ? c10::GetCPUAllocator() : &pool();
+  return at::detail::empty_generic(sizes, allocator, c10::DispatchKeySet(c10::DispatchKey::CPU), dtype, std::nullopt);
 }
 
 }  // namespace routing_ext::cpu

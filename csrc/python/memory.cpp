@@ -161,8 +161,8 @@ PyObject* memory_step(PyObject*, PyObject* const* args, Py_ssize_t count) {
 
 constexpr const char* kValuesAt =
     "values_at(expected: list, wanted: list)\n--\n\n"
-    "The values of the dictionaries and keys in `wanted`; None if one of them is missing, or if a dictionary of `expected`,\n"
-    "(dictionary, key, value), has another object in its place.";
+    "The values of the dictionaries and keys in `wanted`; None if one of them is missing or None, or if a dictionary of\n"
+    "`expected`, (dictionary, key, value), has another object in its place.";
 
 PyObject* values_at(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
@@ -178,7 +178,7 @@ PyObject* values_at(PyObject*, PyObject* const* args, Py_ssize_t count) {
   if (!values) return nullptr;
   for (Py_ssize_t i = 0; i < PyList_GET_SIZE(args[1]); ++i) {
     PyObject* const value = at(PyList_GET_ITEM(args[1], i));
-    if (value == nullptr) return PyErr_Occurred() ? nullptr : none();
+    if (value == nullptr || value == Py_None) return PyErr_Occurred() ? nullptr : none();
     PyList_SET_ITEM(values.get(), i, Py_NewRef(value));
   }
   return values.release();

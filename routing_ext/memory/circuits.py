@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Generic, NamedTuple
+from typing import Any, ClassVar, Generic
 
 import torch
 from torch import Tensor, nn
 
-from .._C import values_at
 from .._memory_options import numbers
 from .._states import DncState, NtmState, State
-from ..ops import dnc_sequence, ntm_sequence
-from ..ops.memory_sequence import at_least_float
+from ..ops.memory_sequence import at_least_float, sequence
 from ..ops.memory_step import MemoryRun, Network, pack_weights
 from .accessors import Accessor, DynamicAccessor, StaticAccessor
 from .controllers import LSTMController
 from .options import OF_STEP, dnc_options, read_options
+from .places import Places
 from .sequence_state import PartModule, SequenceState, StateTensor, check_shape
-
-
-class _Places(NamedTuple):
-    """Where a module's parameters are, to find them fast."""
-
-    modules: list[tuple[dict[str, Any], str, nn.Module]]  # a module's children, the name of one, and this child
-    parameters: list[tuple[dict[str, Any], str]]
-
-    @classmethod
-    def of(cls, root: nn.Module, tensors: list[Tensor]) -> _Places | None:
-        """None if one of the tensors is no parameter of the module, but computed."""
-        places = {id(t): (m._parameters, name) for m in root.modules() for name, t in m._parameters.items()}
-        if not all(id(t) in places for t in tensors):
-            return None
-        modules = [(m._modules, name, child) for m in root.modules() for name, child in m.named_children()]
-        return cls(modules, [places[id(t)] for t in tensors])
-
-    def tensors(self) -> list[Tensor] | None:
-        """None if a module has been replaced, or a parameter is none any more."""
-        return values_at(self.modules, self.parameters)
 
 
 class Circuit(PartModule, Generic[State]):
@@ -85,7 +64,7 @@ class Circuit(PartModule, Generic[State]):
         self._state = self.controller._state = SequenceState()
         self.accessor._share(self._state)
         self._packed: Any = None
-        self._places: _Places | None = None
+        self._places = Places()
         self._cast(read["dtype"])
 
     def extra_repr(self) -> str:
@@ -175,22 +154,24 @@ class Circuit(PartModule, Generic[State]):
             raise ValueError(f"{name}: x must be [T, B, {self.input_dim}], got {list(x.shape)}")
         if state is not None:
             self._check_state(state, f"{name}: state", x.size(1))
-        return self._sequence(x, state)
+        return sequence(
+            self._State,
+            self._model,
+            numbers(self.options),
+            x,
+            state,
+            self._weights(),
+            [self.mem_hei],
+            writes=self.num_write_heads,
+            clip_value=self.clip_value,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_packed": None, "_places": None}
+        return {**self.__dict__, "_packed": None}
 
     def _weights(self) -> list[Tensor]:
         """All parameters, in the order of the operators."""
-        if torch.compiler.is_compiling():
-            return self._named_weights()
-        if self._places is not None:
-            weights = self._places.tensors()
-            if weights is not None:
-                return weights
-        weights = self._named_weights()
-        self._places = _Places.of(self, weights)
-        return weights
+        return self._places.tensors(self, self._named_weights)
 
     def _named_weights(self) -> list[Tensor]:
         """The same by the names of the modules, which takes longer than a step of a small network."""
@@ -205,9 +186,6 @@ class Circuit(PartModule, Generic[State]):
         shifts = self.accessor.write_heads.num_allowed_shifts if self._model == "ntm" else 0
         sizes = {**self._sizes, "B": batch, "I": self.input_dim, "O": self.output_dim, "S": shifts}
         return Network(self._model, numbers(self.options), sizes, like.dtype, like.device, self.clip_value)
-
-    def _sequence(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
-        raise NotImplementedError
 
 
 class DNCCircuit(Circuit[DncState]):
@@ -241,11 +219,6 @@ class DNCCircuit(Circuit[DncState]):
     _model = "dnc"
     _Accessor = DynamicAccessor
 
-    def _sequence(self, x: Tensor, state: DncState | None) -> tuple[Tensor, DncState]:
-        return dnc_sequence(
-            x, self._weights(), state, num_locations=self.mem_hei, clip_value=self.clip_value, **self.options._asdict()
-        )
-
 
 class NTMCircuit(Circuit[NtmState]):
     """A neural Turing machine (Graves et al., 2014); a drop-in for ``core.circuits.ntm_circuit.NTMCircuit``.
@@ -257,6 +230,3 @@ class NTMCircuit(Circuit[NtmState]):
     _State = NtmState
     _model = "ntm"
     _Accessor = StaticAccessor
-
-    def _sequence(self, x: Tensor, state: NtmState | None) -> tuple[Tensor, NtmState]:
-        return ntm_sequence(x, self._weights(), state, num_locations=self.mem_hei, clip_value=self.clip_value)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -12,10 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from .._memory_options import DncOptions, numbers
 from .._states import DncState
-from ..ops import dnc_access, dnc_access_sequence, dnc_sequence
+from ..ops import dnc_access, dnc_access_sequence
+from ..ops.memory_sequence import layer_sequence
 from ..ops.recurrent import recurrent
 from .packed import packed_like
+from .places import Places
 
 Controller = Tensor | tuple[Tensor, Tensor]
 MemoryState = dict[str, Tensor]
@@ -30,7 +32,7 @@ _FIELDS = {
     "write_weights": "write_weights",
     "usage_vector": "usage",
 }
-# The parts of the interface in the package's order, and where the operators have them.
+# The parts of the interface in the package's order, their numbers among those of the operators, and the other way round.
 _PARTS = (
     "read_keys",
     "read_strengths",
@@ -43,8 +45,10 @@ _PARTS = (
     "write_gate",
     "read_modes",
 )
-_ORDER = [2, 3, 7, 8, 4, 5, 0, 1, 6, 9]
+_ORDER = [6, 7, 0, 1, 4, 5, 8, 2, 3, 9]
+_PLACES = [_ORDER.index(part) for part in range(len(_ORDER))]
 _OPTIONS: dict[str, Any] = {"usage": "package", "cosine": "plain"}
+_NUMBERS = numbers(DncOptions(**_OPTIONS), output="linear", initial="zeros")
 
 
 class Recurrent(nn.RNNBase):
@@ -125,12 +129,12 @@ class Memory(nn.Module):
         self.read_heads = read_heads
         self.independent_linears = independent_linears
         w, r = cell_size, read_heads
-        self._widths = [r * w, r, w, 1, w, w, r, 1, 1, 3 * r]
+        self.widths = [r * w, r, w, 1, w, w, r, 1, 1, 3 * r]
         if independent_linears:
-            for part, width in zip(_PARTS, self._widths, strict=True):
+            for part, width in zip(_PARTS, self.widths, strict=True):
                 setattr(self, f"{part}_transform", nn.Linear(input_size, width, device=device))
         else:
-            self.interface_size = sum(self._widths)
+            self.interface_size = sum(self.widths)
             self.interface_weights = nn.Linear(input_size, self.interface_size, device=device)
         self._draw()
 
@@ -151,17 +155,15 @@ class Memory(nn.Module):
 
     def interface(self, hidden: Tensor) -> Tensor:
         """``[...,IF]``, as the operators want it, from hidden states ``[...,H]``."""
-        weights, biases = self.parts()
-        return F.linear(hidden, torch.cat(weights), torch.cat(biases))
+        of_parts = F.linear(hidden, *self.whole()).split(self.widths, -1)
+        return torch.cat([of_parts[place] for place in _PLACES], -1)
 
-    def parts(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Weights and biases of the parts of the interface, in the order of the operators."""
+    def whole(self) -> list[Tensor]:
+        """Weight and bias of the interface, its parts in the package's order."""
         linears = self._linears()
-        weights: Sequence[Tensor] = [linear.weight for linear in linears]
-        biases: Sequence[Tensor] = [linear.bias for linear in linears]
         if not self.independent_linears:
-            weights, biases = weights[0].split(self._widths), biases[0].split(self._widths)
-        return [weights[i] for i in _ORDER], [biases[i] for i in _ORDER]
+            return [linears[0].weight, linears[0].bias]
+        return [torch.cat([linear.weight for linear in linears]), torch.cat([linear.bias for linear in linears])]
 
     def new(self, batch_size: int = 1) -> MemoryState:
         """The state before the first step: all zero."""
@@ -307,6 +309,7 @@ class DNC(nn.Module):
             self.rnn_layer_memory_shared = self._make_memory(device)
         self.output = nn.Linear(self.nn_output_size, input_size, device=device)
         nn.init.kaiming_uniform_(self.output.weight)
+        self._places = [Places() for _ in range(num_layers)]
 
     def _make_memory(self, device: Any) -> Memory:
         return Memory(
@@ -483,32 +486,39 @@ class DNC(nn.Module):
     ) -> tuple[Tensor, Controller, DncState]:
         """A layer, the last hidden layer and the memory in one call, and if it `ends` the output layer, too.
 
-        The operator's controller hears what was read at the last step. This one does not: it has zeros as weights for that.
-        x may be without the read vectors that the first layer hears, if they are zero.
+        Its controller does not hear what was read at the last step. x may be without the read vectors that the first layer
+        hears, if they are zero.
         """
-        rnn, (h, c), below = self.rnns[layer], controller, self.num_hidden_layers - 1
+        (h, c), below, memory = controller, self.num_hidden_layers - 1, self.memories[layer]
         if below:
+            rnn = self.rnns[layer]
             x, (h_below, c_below) = self._recurrent(rnn, x, lengths, (h[:below], c[:below]), below)
             x = F.dropout(x, rnn.dropout, rnn.training)
-        w_ih, w_hh, *biases = rnn.weights(below)
-        if not biases:
-            biases = [w_ih.new_zeros(w_ih.size(0))] * 2
-        w_ih = F.pad(w_ih[:, : x.size(2)], (0, self.read_vectors_size))
-        of_interface = [t for part in zip(*self.memories[layer].parts(), strict=True) for t in part]
-        of_output = [self.output.weight, self.output.bias] if ends else []
-        y, after = dnc_sequence(
+        w_ih, *weights = self._places[layer].tensors(self, lambda: self._weights(layer))
+        y, after = layer_sequence(
+            DncState,
+            "dnc",
+            _NUMBERS,
             x,
-            [w_ih, w_hh, *biases, *of_interface, *of_output],
             state._replace(hidden=h[below], cell=c[below]),
-            num_locations=self.nr_cells,
-            clip_value=math.inf,
-            output="linear",
-            initial="zeros",
+            [w_ih if w_ih.size(1) == x.size(2) else w_ih[:, : x.size(2)], *(weights if ends else weights[:5])],
+            [self.nr_cells, self.cell_size, 1, self.read_heads, 0],
+            memory.widths,
+            _ORDER,
             lengths=_at(lengths, x),
-            **_OPTIONS,
         )
         h, c = after.hidden.unsqueeze(0), after.cell.unsqueeze(0)
         return y, (torch.cat([h_below, h]), torch.cat([c_below, c])) if below else (h, c), after
+
+    def _weights(self, layer: int) -> list[Tensor]:
+        """Of the last hidden layer and the interface, and behind the last layer of a plain output."""
+        w_ih, w_hh, *biases = self.rnns[layer].weights(self.num_hidden_layers - 1)
+        if not biases:
+            biases = [w_ih.new_zeros(w_ih.size(0))] * 2
+        weights = [w_ih, w_hh, *biases, *self.memories[layer].whole()]
+        if layer == self.num_layers - 1 and isinstance(self.output, nn.Linear) and self.output.bias is not None:
+            weights += [self.output.weight, self.output.bias]
+        return weights
 
     def _step_by_step(
         self,

@@ -11,10 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from .._memory_options import DncOptions, check_choice
+from .._memory_options import DncOptions, check_choice, numbers
 from .._states import SHAPES, DncState, NtmState, State, choose, initial_like
-from ..ops import dnc_access, dnc_sequence, ntm_access, ntm_sequence
+from ..ops import dnc_access, ntm_access
+from ..ops.memory_sequence import layer_sequence
 from .packed import packed_like
+from .places import Places
 
 Input = TypeVar("Input", Tensor, PackedSequence)
 
@@ -47,23 +49,18 @@ class Cell(nn.Module):
         self.controller: Any = nn.LSTMCell(input_size, hidden_size, bias, **factory) if controller is None else controller
         self.interface = nn.Linear(hidden_size, sum(parts), bias, **factory)
         self.norm = nn.LayerNorm(sum(parts), eps=1e-6, **factory) if layer_norm else None
-        self._parts = list(parts)
+        self.parts = list(parts)
 
     def weights(self) -> list[Tensor]:
-        """In the order of the operators, without an output layer."""
+        """Of the LSTM, of the interface, and of its normalisation if there is one."""
         controller, interface = self.controller, self.interface
-        weight: Tensor = interface.weight
-        lstm: list[Tensor] = [controller.weight_ih, controller.weight_hh]
+        weights: list[Tensor] = [controller.weight_ih, controller.weight_hh]
         if controller.bias:
-            bias: Tensor = interface.bias
-            lstm += [controller.bias_ih, controller.bias_hh]
+            weights += [controller.bias_ih, controller.bias_hh, interface.weight, interface.bias]
         else:
-            bias, of_lstm = weight.new_zeros(weight.size(0)), weight.new_zeros(lstm[0].size(0))
-            lstm += [of_lstm, of_lstm]
-        # Nobody changes the parts in place, so they need not be views, which take longer.
-        weights = torch.unsafe_split_with_sizes(weight, self._parts)
-        biases = torch.unsafe_split_with_sizes(bias, self._parts)
-        return lstm + [t for part in zip(weights, biases, strict=True) for t in part]
+            of_lstm, bias = weights[0].new_zeros(weights[0].size(0)), weights[0].new_zeros(interface.weight.size(0))
+            weights += [of_lstm, of_lstm, interface.weight, bias]
+        return weights if self.norm is None else [*weights, self.norm.weight, self.norm.bias]
 
     def signals(self, hidden: Tensor) -> Tensor:
         """The interface ``[B,IF]``."""
@@ -110,6 +107,7 @@ class MemoryLayer(nn.Module, Generic[State]):
     """What :class:`DNC` and :class:`NTM` share."""
 
     _State: type[State]
+    _model: ClassVar[str]
     _beginning: ClassVar[str]  # the operators' name for the initial state, but for the memory
 
     def __init__(
@@ -176,6 +174,7 @@ class MemoryLayer(nn.Module, Generic[State]):
             "N": self.memory_size,
             "W": self.word_size,
         }
+        self._places = [Places() for _ in range(num_layers)]
 
     def reset_parameters(self) -> None:
         """Draws all parameters anew, for example after ``to_empty``; those of users' controllers if they can."""
@@ -358,11 +357,8 @@ class MemoryLayer(nn.Module, Generic[State]):
             if i:
                 x = F.dropout(x, self.dropout, self.training)
             if cell.is_fused:
-                weights = cell.weights()
-                if i == self.num_layers - 1 and not bypasses and self._has_plain_output(x):
-                    ends = True
-                    weights += [self.output.weight, self._output_bias()]
-                x, last = self._sequence(i, weights, x, before[i], masks)
+                ends = i == self.num_layers - 1 and not bypasses and self._has_plain_output(x)
+                x, last = self._sequence(i, x, before[i], masks, ends)
             else:
                 x, last = self._steps(i, x, before[i], masks)
             if bypasses:
@@ -380,23 +376,36 @@ class MemoryLayer(nn.Module, Generic[State]):
         is_autocast = not x.is_meta and torch.is_autocast_enabled(x.device.type)
         return isinstance(self.output, nn.Linear) and not is_autocast
 
-    def _output_bias(self) -> Tensor:
-        weight = self.output.weight
-        return weight.new_zeros(weight.size(0)) if self.output.bias is None else self.output.bias
+    def _weights(self, layer: int) -> list[Tensor]:
+        """Of a layer, and behind the last one of a plain output."""
+        weights = self._cell(layer).weights()
+        if layer == self.num_layers - 1 and isinstance(self.output, nn.Linear):
+            weight, bias = self.output.weight, self.output.bias
+            weights += [weight, weight.new_zeros(weight.size(0)) if bias is None else bias]
+        return weights
 
-    def _sequence(
-        self, layer: int, weights: list[Tensor], x: Tensor, state: State | None, masks: Masks
-    ) -> tuple[Tensor, State]:
-        """``([T,B,O], state)``, or, without the weights of an output, ``[T,B,H+R*W]``: hidden state and read vectors."""
+    def _sequence(self, layer: int, x: Tensor, state: State | None, masks: Masks, ends: bool) -> tuple[Tensor, State]:
+        """``([T,B,O], state)`` if the layer `ends` with the output, else ``[T,B,H+R*W]``: hidden state and read vectors."""
         if state is None:
             initial: dict[str, Any] = dict.fromkeys(self._State._fields)  # None: the operators know it
             state = self._State(**{**initial, "memory": self._initial_memory(layer, x.size(1))})
         reset_memory = None if masks.resets is None else self._initial_memory(layer, x.size(1))
-        options = {"clip_value": math.inf, "output": "linear", "initial": self._beginning, "reset_memory": reset_memory}
-        norm = self._cell(layer).norm
-        if norm is not None:
-            options |= {"norm": (norm.weight, norm.bias), "norm_eps": norm.eps}
-        return self._unroll(x, weights, state, **options, **masks._asdict())
+        cell = self._cell(layer)
+        weights = self._places[layer].tensors(self, lambda: self._weights(layer))
+        norm_eps = None if cell.norm is None else cell.norm.eps
+        return layer_sequence(
+            self._State,
+            self._model,
+            numbers(self._step_options(), output="linear", initial=self._beginning, norm_eps=norm_eps),
+            x,
+            state,
+            weights if ends else weights[: 6 if cell.norm is None else 8],
+            [self.memory_size, self.word_size, self.write_heads, self.read_heads, self._num_shifts()],
+            cell.parts,
+            lengths=masks.lengths,
+            resets=masks.resets,
+            reset_memory=reset_memory,
+        )
 
     def _steps(self, layer: int, x: Tensor, given: State | None, masks: Masks) -> tuple[Tensor, State]:
         """What :meth:`_sequence` does without an output, step by step, under a controller of the user's.
@@ -481,8 +490,11 @@ class MemoryLayer(nn.Module, Generic[State]):
             state = after if there is None else choose(there[t], after, state)
         return torch.cat(features), state
 
-    def _unroll(self, x: Tensor, weights: list[Tensor], state: State, **others: Any) -> tuple[Tensor, State]:
+    def _step_options(self) -> DncOptions:
         raise NotImplementedError
+
+    def _num_shifts(self) -> int:
+        return 0
 
     def _access(self, interface: Tensor, state: State) -> State:
         raise NotImplementedError
@@ -527,6 +539,7 @@ class DNC(MemoryLayer[DncState]):
     """
 
     _State = DncState
+    _model = "dnc"
     _beginning = "zeros"
 
     def __init__(
@@ -581,8 +594,8 @@ class DNC(MemoryLayer[DncState]):
             return shape[:2] + [0] * len(shape[2:])
         return shape
 
-    def _unroll(self, x: Tensor, weights: list[Tensor], state: DncState, **others: Any) -> tuple[Tensor, DncState]:
-        return dnc_sequence(x, weights, state, **others, **self.options._asdict())
+    def _step_options(self) -> DncOptions:
+        return self.options
 
     def _access(self, interface: Tensor, state: DncState) -> DncState:
         return dnc_access(interface, state, **self.options._asdict())
@@ -601,6 +614,7 @@ class NTM(MemoryLayer[NtmState]):
     """
 
     _State = NtmState
+    _model = "ntm"
     _beginning = "reference"
 
     def __init__(
@@ -652,8 +666,11 @@ class NTM(MemoryLayer[NtmState]):
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, num_shifts={self.num_shifts}, words={self.words!r}"
 
-    def _unroll(self, x: Tensor, weights: list[Tensor], state: NtmState, **others: Any) -> tuple[Tensor, NtmState]:
-        return ntm_sequence(x, weights, state, words=self.words, **others)
+    def _step_options(self) -> DncOptions:
+        return DncOptions(words=self.words)
+
+    def _num_shifts(self) -> int:
+        return self.num_shifts
 
     def _access(self, interface: Tensor, state: NtmState) -> NtmState:
         return ntm_access(interface, state, words=self.words)

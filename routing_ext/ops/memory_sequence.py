@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .._C import memory_sequence
@@ -33,16 +34,33 @@ def default_link_every(steps: int, link_bytes: int, device: torch.device) -> int
     return 1 + (root - 1) * is_much  # type: ignore[no-any-return]
 
 
-def _sequence(
+def sequence(
     kind: type[State],
     model: str,
     options: list[float],
     x: Tensor,
     state: Sequence[Tensor | None] | None,
     weights: Sequence[Tensor],
-    *others: Any,
+    sizes: list[int],
+    *,
+    writes: int = 1,
+    clip_value: float = math.inf,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    reset_memory: Tensor | None = None,
+    link_every: int | None = None,
 ) -> tuple[Tensor, State]:
-    """`others`: the operator's own."""
+    """What the operators below do with arguments that have been read.
+
+    Args:
+        kind: of the state.
+        options: as numbers.
+        sizes: N; N, W, V, R and S where the interface is one matrix, or where there are no weights.
+        writes: V.
+    """
+    if link_every is None and is_linked(model, options):
+        link_every = default_link_every(x.size(0), x.size(1) * writes * sizes[0] ** 2 * x.element_size(), x.device)
+    others = lengths, resets, reset_memory, sizes, clip_value, 1 if link_every is None else link_every
     before: Sequence[Tensor | None] = () if state is None else state
     if not x.is_meta and torch.is_autocast_enabled(x.device.type):
         before = [t if t is None else at_least_float(t) for t in before]
@@ -51,6 +69,44 @@ def _sequence(
     results = None if torch.compiler.is_compiling() else memory_sequence(model, options, x, before, weights, *others)
     y, final = _op(model, options, x, before, weights, *others) if results is None else results
     return y, kind(*final)
+
+
+def layer_sequence(
+    kind: type[State],
+    model: str,
+    options: list[float],
+    x: Tensor,
+    state: Sequence[Tensor | None],
+    weights: Sequence[Tensor],
+    sizes: list[int],
+    parts: Sequence[int],
+    order: Sequence[int] = (),
+    **others: Any,
+) -> tuple[Tensor, State]:
+    """:func:`sequence` with weights as layers have them: the interface is one matrix.
+
+    Args:
+        weights: of the LSTM; ``weight [IF,H]`` and ``bias [IF]`` of the interface; of its normalisation, if the options have
+            one; of the output, or none. If the first one is ``[4H,I]``, the controller does not hear what was read.
+        sizes: N, W, V, R and S.
+        parts: of the interface, how many rows each has.
+        order: the numbers of the parts, as the operators have them, in the order in which they lie in the interface; none: the
+            operators'.
+        others: lengths, resets and reset_memory.
+    """
+    _, word, writes, reads, _ = sizes
+    given = [*sizes, *order]
+    if not x.is_cpu:  # where the kernels want the parts one by one, and a controller that hears
+        given, first = sizes[:1], weights[0]
+        if first.size(1) == x.size(2):
+            first = F.pad(first, (0, reads * word))
+        # Nobody changes the parts in place, so they need not be views, which take longer.
+        of_weight, of_bias = [torch.unsafe_split_with_sizes(t, list(parts)) for t in weights[4:6]]
+        numbers_of_parts = order or range(len(parts))
+        places = sorted(range(len(parts)), key=lambda place: numbers_of_parts[place])
+        interface: list[Tensor] = [t for place in places for t in (of_weight[place], of_bias[place])]
+        weights = [first, *weights[1:4], *interface, *weights[6:]]
+    return sequence(kind, model, options, x, state, weights, given, writes=writes, **others)
 
 
 def at_least_float(t: Tensor) -> Tensor:
@@ -145,14 +201,21 @@ def dnc_sequence(
     """
     of_step = DncOptions.read("dnc_sequence", options)
     locations = _num_locations("dnc_sequence", state, num_locations)
-    if link_every is None:
-        num_writes = weights[6].size(0) if len(weights) > 6 else 1
-        link_bytes = x.size(1) * num_writes * locations**2 * x.element_size() if of_step.link else 0
-        link_every = default_link_every(x.size(0), link_bytes, x.device)
     given = _numbers("dnc_sequence", of_step, output, initial, norm, norm_eps)
-    weights = _with_norm("dnc", given, weights, norm)
-    return _sequence(
-        DncState, "dnc", given, x, state, weights, lengths, resets, reset_memory, [locations], clip_value, link_every
+    others: dict[str, Any] = {"lengths": lengths, "resets": resets, "reset_memory": reset_memory}
+    writes = weights[6].size(0) if len(weights) > 6 else 1
+    return sequence(
+        DncState,
+        "dnc",
+        given,
+        x,
+        state,
+        _with_norm("dnc", given, weights, norm),
+        [locations],
+        writes=writes,
+        clip_value=clip_value,
+        link_every=link_every,
+        **others,
     )
 
 
@@ -193,12 +256,10 @@ def dnc_access_sequence(
     """
     given = _numbers("dnc_access_sequence", DncOptions.read("dnc_access_sequence", options), "sigmoid", initial)
     (_, n, w), v, r = state.memory.shape, state.write_weights.size(1), state.read_weights.size(1)
-    if link_every is None:
-        link_bytes = interface.size(1) * v * n**2 * interface.element_size() if is_linked("dnc", given) else 0
-        link_every = default_link_every(interface.size(0), link_bytes, interface.device)
     before = [*state[:6], None, None, state.read_vectors]
-    y, final = _sequence(
-        DncState, "dnc", given, interface, before, [], lengths, resets, reset_memory, [n, w, v, r, 0], math.inf, link_every
+    others: dict[str, Any] = {"lengths": lengths, "resets": resets, "reset_memory": reset_memory}
+    y, final = sequence(
+        DncState, "dnc", given, interface, before, [], [n, w, v, r, 0], writes=v, link_every=link_every, **others
     )
     return y.unflatten(2, (r, w)), final._replace(hidden=state.hidden, cell=state.cell)
 
@@ -253,8 +314,9 @@ def ntm_sequence(
     """
     locations = _num_locations("ntm_sequence", state, num_locations)
     given = _numbers("ntm_sequence", DncOptions.read("ntm_sequence", {"words": words}), output, initial, norm, norm_eps)
+    others: dict[str, Any] = {"lengths": lengths, "resets": resets, "reset_memory": reset_memory}
     weights = _with_norm("ntm", given, weights, norm)
-    return _sequence(NtmState, "ntm", given, x, state, weights, lengths, resets, reset_memory, [locations], clip_value, 1)
+    return sequence(NtmState, "ntm", given, x, state, weights, [locations], clip_value=clip_value, **others)
 
 
 # ---- fake tensors -----------------------------------------------------------------------------------------------------------
@@ -263,6 +325,9 @@ def ntm_sequence(
 def _sizes(model: str, x: Tensor, weights: Sequence[Tensor], options: Sequence[float], given: Sequence[int]) -> dict[str, int]:
     if not weights:
         return dict(zip("TBIHONWVRS", (*x.shape, 0, 0, *given), strict=True))
+    if len(given) > 1:  # the interface is one matrix
+        outputs = weights[-1].size(0) if len(weights) > 6 + 2 * is_normalised(options) else 0
+        return dict(zip("TBIHONWVRS", (*x.shape, weights[1].size(1), outputs, *given[:5]), strict=True))
     of_reads = 18 if model == "dnc" else 20  # the strengths of the read heads
     writes, reads = weights[6].size(0), weights[of_reads].size(0)
     shifts = 0 if model == "dnc" else weights[10].size(0) // writes

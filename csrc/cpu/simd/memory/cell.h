@@ -38,17 +38,17 @@ template <class C>
 void pack_forward(const CellShape& s, const CellWeights<const C>& w, C* packed, int64_t part, int64_t parts) {
   if (s.hidden == 0) return;  // no weights
   const PackedLayout<C> at(s);
-  const int64_t of_input = s.input + s.read_size();  // columns of w.input
+  const int64_t of_input = s.input + s.heard();  // columns of w.input
   for_each_panel<C>(s.gates(), part, parts, [&](int64_t c, int64_t width) {
     const int64_t stride = padded<C>(width);
-    C* panel = packed + at.gates + c * (s.input + s.features());
+    C* panel = packed + at.gates + c * (s.input + s.seen());
     const auto pack = [&](const C* matrix, int64_t columns, int64_t depth) {
       transpose_rows([&](int64_t r) { return matrix + (c + r) * columns; }, width, depth, true, panel, stride);
       panel += depth * stride;
     };
     pack(w.input, of_input, s.input);
     pack(w.hidden, s.hidden, s.hidden);
-    pack(w.input + s.input, of_input, s.read_size());
+    pack(w.input + s.input, of_input, s.heard());
     for (int64_t i = c; i < c + width; ++i) packed[at.gates_bias + i] = w.input_bias[i] + w.hidden_bias[i];
   });
   for_each_panel<C>(s.access.interface_size(), part, parts, [&](int64_t c, int64_t width) {
@@ -72,11 +72,15 @@ void pack_backward(const CellShape& s, const CellWeights<const C>& w, C* packed,
     const Span mine = share(depth, part, parts);
     for (int64_t k = mine.begin; k < mine.end; ++k) pack_row_of_panels(row(k), columns, depth, k, panels);
   };
-  const int64_t of_input = s.input + s.read_size();
+  const int64_t of_input = s.input + s.heard();
   pack(s.output, s.features(), packed + at.from_output, [&](int64_t k) { return w.output + k * s.features(); });
   pack(s.access.interface_size(), s.hidden, packed + at.from_interface, [&](int64_t k) { return w.interface[k]; });
-  pack(s.gates(), s.hidden, packed + at.to_hidden, [&](int64_t k) { return w.hidden + k * s.hidden; });
-  pack(s.gates(), s.read_size(), packed + at.to_reads, [&](int64_t k) { return w.input + k * of_input + s.input; });
+  C* const of_seen = static_cast<C*>(thread_scratch(sizeof(C) * s.seen()));
+  pack(s.gates(), s.seen(), packed + at.to_seen, [&](int64_t k) {
+    copy(w.hidden + k * s.hidden, s.hidden, of_seen);
+    copy(w.input + k * of_input + s.input, s.heard(), of_seen + s.hidden);
+    return of_seen;
+  });
   pack(s.gates(), s.input, packed + at.to_input, [&](int64_t k) { return w.input + k * of_input; });
   if (part == 0) copy(w.norm, s.normalised(), packed + at.from_norm);
 }
@@ -130,7 +134,7 @@ void cell_forward(const CellShape& s, const CellStep<C>& step) {
     return copy_features(s, step);
   }
 
-  skinny_product<C>(step.rows, {{step.x, s.input}, s.input}, {{step.previous + at.features, row}, s.features()},
+  skinny_product<C>(step.rows, {{step.x, s.input}, s.input}, {{step.previous + at.features, row}, s.seen()},
                     step.packed + packed.gates, s.gates(), {step.packed + packed.gates_bias, 0}, {step.next + at.gates, row});
   for (int64_t b = 0; b < step.rows; ++b) {
     C* const next = step.next + b * row;
@@ -221,10 +225,10 @@ void cell_backward(const CellShape& s, const CellStepBackward<C>& step) {
                   grad + at.features, grad + at.cell, step.grads + b * at.grad_size + at.grad_gates);
   }
   const Factor<C> gates = grads(at.grad_gates, s.gates());
-  skinny_product<C>(step.rows, gates, step.packed + packed.to_hidden, s.hidden, {}, of_features);
-  skinny_product<C>(step.rows, gates, step.packed + packed.to_reads, s.read_size(), {},
-                    {of_features.data + s.hidden, state_row});
   if (step.grad_x) skinny_product<C>(step.rows, gates, step.packed + packed.to_input, s.input, {}, {step.grad_x, s.input});
+  if (step.is_first) return;
+  skinny_product<C>(step.rows, gates, step.packed + packed.to_seen, s.seen(), {}, of_features);
+  for (int64_t b = 0; s.deaf && b < step.rows; ++b) fill(of_features.data + b * state_row + s.hidden, s.read_size(), C(0));
 }
 
 template <class C>
@@ -309,7 +313,7 @@ void weight_gradients(const CellShape& s, const CellWeightGradients<C>& g, int64
   const CellWeights<C>& w = g.weights;
   const int64_t depth = g.depth, reads = s.read_size();
 
-  const int64_t costs[] = {s.input + s.features(), s.hidden, s.features()};  // of an output
+  const int64_t costs[] = {s.input + s.seen(), s.hidden, s.features()};  // of an output
   const int64_t counts[] = {s.gates(), s.access.interface_size(), s.output};
   int64_t total = 0, before = 0;
   for (int i = 0; i < 3; ++i) total += costs[i] * counts[i];
@@ -329,8 +333,9 @@ void weight_gradients(const CellShape& s, const CellWeightGradients<C>& g, int64
   C *const of_hidden = of_x + block * padded<C>(s.input), *const of_reads = of_hidden + block * padded<C>(s.hidden);
   const auto hidden_of = [&](const C* features) { return Inputs<C>{{features, g.stride}, s.hidden, of_hidden}; };
   const auto reads_of = [&](const C* features) { return Inputs<C>{{features + s.hidden, g.stride}, reads, of_reads}; };
-  // The gates saw the features before the step, the other layers those after it.
+  // The gates saw the features before the step, or the hidden state alone, the other layers those after it.
   const Inputs<C> of_gates[] = {{{g.x, s.input}, s.input, of_x}, hidden_of(g.seen), reads_of(g.seen)};
+  const int gate_inputs = s.deaf ? 2 : 3;
   const Inputs<C> of_output[] = {hidden_of(g.made), reads_of(g.made)};
 
   int64_t k = 0;
@@ -340,11 +345,11 @@ void weight_gradients(const CellShape& s, const CellWeightGradients<C>& g, int64
     const auto add = [&](C* sum, C value) { *sum = begins ? value : *sum + value; };
     const auto grads = [&](int64_t offset) { return Rows<const C>{g.grads + k * at.grad_size + offset, at.grad_size}; };
     if (outs[0].size() > 0) {
-      for (const Inputs<C>& x : of_gates) x.pack(k, count);
+      for (int i = 0; i < gate_inputs; ++i) of_gates[i].pack(k, count);
       weight_rows(
-          grads(at.grad_gates), outs[0], count, begins, 3, of_gates, panel,
+          grads(at.grad_gates), outs[0], count, begins, gate_inputs, of_gates, panel,
           [&](int i, int64_t o) {
-            return i == 1 ? w.hidden + o * s.hidden : w.input + o * (s.input + reads) + (i == 0 ? 0 : s.input);
+            return i == 1 ? w.hidden + o * s.hidden : w.input + o * (s.input + s.heard()) + (i == 0 ? 0 : s.input);
           },
           [&](int64_t o, C value) {
             add(w.input_bias + o, value);

@@ -68,7 +68,7 @@ enum cudaFuncAttribute {
   cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
   cudaFuncAttributeNonPortableClusterSizeAllowed = 14
 };
-enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
 enum cudaLaunchAttributeID { cudaLaunchAttributeCooperative = 2, cudaLaunchAttributeClusterDimension = 4 };
 struct cudaLaunchAttributeValue {
   int cooperative;
@@ -94,6 +94,7 @@ inline constexpr unsigned kMaxBlockZ = 64, kMaxGridX = INT32_MAX, kMaxGridYZ = 6
 inline constexpr unsigned kMaxCluster = 8, kMaxNonPortableCluster = 16;
 inline constexpr size_t kDefaultShared = 48 << 10, kMaxShared = 227 << 10;
 inline constexpr size_t kMaxArgumentBytes = 32764;
+inline constexpr int kMultiprocessors = 132;  // of an H100
 
 template <class... P>
 constexpr size_t argument_bytes() {
@@ -168,8 +169,8 @@ inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
 }
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = static_cast<int>(cuda_emu::kMaxShared);
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrMultiProcessorCount ? cuda_emu::kMultiprocessors : static_cast<int>(cuda_emu::kMaxShared);
   return cudaSuccess;
 }
 inline cudaError_t cudaGetLastError() { return std::exchange(cuda_emu::last_error, cudaSuccess); }

@@ -1,4 +1,5 @@
-"""Runs op tests again, circuits and kernels/, on emulated CUDA kernels, in several thread orders, in processes of their own.
+"""Runs op tests again, circuits and kernels/, on emulated CUDA kernels, in several thread orders, in processes of their own;
+those of sequences once more by steps, where by default they are one launch.
 
 With --sanitize: once, under AddressSanitizer and UBSan.
 """
@@ -30,8 +31,9 @@ def run(order: int, *options: str, sanitize: bool = False) -> Run:
     return run_pytest(*suites, "--emulated-cuda", str(order), *options, sanitize=sanitize)
 
 
-def run_pytest(*arguments: str, sanitize: bool = False) -> Run:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **(emulated_build.sanitizer_environment() if sanitize else {})}
+def run_pytest(*arguments: str, sanitize: bool = False, **variables: str) -> Run:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    environment |= emulated_build.sanitizer_environment() if sanitize else {}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
     done = subprocess.run(command, cwd=TESTS.parent, env=environment, capture_output=True, text=True)
     done.stdout += done.stderr
@@ -58,6 +60,13 @@ def runs(request: pytest.FixtureRequest) -> dict[int, concurrent.futures.Future[
 @pytest.mark.parametrize("order", ORDERS)
 def test_ops_in_order(order: int, runs: dict[int, concurrent.futures.Future[Run]]) -> None:
     check(runs[order].result())
+
+
+def test_sequences_by_steps(request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--sanitize"):
+        pytest.skip("only what --sanitize is for")
+    suite = str(TESTS / "ops/test_memory_sequence.py")
+    check(run_pytest(suite, "--emulated-cuda", "0", *QUICK, ROUTING_EXT_SEQUENCE="steps"))
 
 
 def test_layers_on_the_pretended_device(request: pytest.FixtureRequest) -> None:

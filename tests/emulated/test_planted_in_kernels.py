@@ -28,7 +28,10 @@ class Bug(NamedTuple):
 
 PLAN, LINEAR = "dispatch_plan", "grouped_linear"
 MEMORY, STEP, NTM = "memory/memory_ops", "memory/dnc_step", "memory/ntm_step"
+SEQUENCE = "memory/ntm_sequence"
 GROUP, CONTENT, ALLOCATION, LINK = (f"memory/{name}.cuh" for name in ("group", "content", "allocation", "link"))
+PHASES_OF_STEP, PHASES_OF_NTM = "memory/dnc_step.cuh", "memory/ntm_step.cuh"
+PASS_OF_SEQUENCE = "memory/sequence_pass.cuh"
 BARRIER = "  __syncthreads();\n"
 
 BUGS = {
@@ -140,20 +143,28 @@ BUGS = {
     ),
     "step, none": Bug(STEP, "", "", RIGHT),
     "step, no barrier between interface and usage": Bug(
-        STEP, "before.read_weights[i]; });\n  group.sync();\n", "before.read_weights[i]; });\n", WRONG
+        STEP, "before.read_weights[i]; });\n  group.sync();\n", "before.read_weights[i]; });\n", WRONG, file=PHASES_OF_STEP
     ),
     "step, no barrier before the next write head": Bug(
-        STEP, "after.usage[i] = more;\n    });\n    group.sync();\n", "after.usage[i] = more;\n    });\n", WRONG
+        STEP,
+        "after.usage[i] = more;\n    });\n    group.sync();\n",
+        "after.usage[i] = more;\n    });\n",
+        WRONG,
+        file=PHASES_OF_STEP,
     ),
     "step, no barrier between writing and looking up": Bug(
-        STEP, "work.partials);\n  group.sync();\n  look_up(", "work.partials);\n  look_up(", WRONG
+        STEP, "work.partials);\n  group.sync();\n  look_up(", "work.partials);\n  look_up(", WRONG, file=PHASES_OF_STEP
     ),
     "ntm, none": Bug(NTM, "", "", RIGHT),
     "ntm, no barrier after the interface": Bug(
-        NTM, "  group.sync();\n  address(group, s, write_heads(s)", "  address(group, s, write_heads(s)", WRONG
+        NTM,
+        "  group.sync();\n  address(group, s, write_heads(s)",
+        "  address(group, s, write_heads(s)",
+        WRONG,
+        file=PHASES_OF_NTM,
     ),
     "ntm, no barrier between products and cosines": Bug(
-        NTM, "  group.sync();\n  const Softmax<T> by_content", "  const Softmax<T> by_content", WRONG
+        NTM, "  group.sync();\n  const Softmax<T> by_content", "  const Softmax<T> by_content", WRONG, file=PHASES_OF_NTM
     ),
     "ntm, no barrier before shifts are taken back": Bug(
         NTM,
@@ -161,6 +172,21 @@ BUGS = {
         "  for_each(group, l.heads, [&](int h) { of.grad_sharpness[h]",
         WRONG,
         file="memory/location.cuh",
+    ),
+    "sequence, none": Bug(SEQUENCE, "", "", RIGHT),
+    "sequence, no barrier between cell and interface": Bug(
+        SEQUENCE,
+        "work.interface, plan.interface);\n  group.sync();\n",
+        "work.interface, plan.interface);\n",
+        WRONG,
+        file=PASS_OF_SEQUENCE,
+    ),
+    "sequence, no barrier before gradients of the features are added": Bug(
+        SEQUENCE,
+        "run.recurrent, work.partials);\n  group.sync();\n",
+        "run.recurrent, work.partials);\n",
+        WRONG,
+        file=PASS_OF_SEQUENCE,
     ),
     # What the emulation cannot see: it has no memory ordering, and threads do not interrupt each other between two waits.
     "plan, no __syncwarp after positions advance": Bug(

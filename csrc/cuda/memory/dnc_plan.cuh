@@ -1,5 +1,4 @@
-// What the kernels of a DNC's step share: sizes and options, where the parts of the interface and of the record lie, and the
-// pointers of one sample.
+// What the kernels of a DNC's step share: sizes and options, and where the parts of the interface and of the record lie.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -60,20 +59,6 @@ struct DncInterface {
     write_masks = next(plan.masks), read_masks = next(plan.masks);
     sharpness = next(plan.sharpens_link);
   }
-};
-
-// A state of one sample.
-template <class T>
-struct SampleState {
-  T *memory, *usage, *precedence, *link, *write_weights, *read_weights;
-
-  __device__ SampleState(const StepState<T>& state, int64_t sample)
-      : memory(state.memory[sample]),
-        usage(state.usage[sample]),
-        precedence(state.precedence[sample]),
-        link(state.link[sample]),
-        write_weights(state.write_weights[sample]),
-        read_weights(state.read_weights[sample]) {}
 };
 
 template <class T>

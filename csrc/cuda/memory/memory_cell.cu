@@ -5,6 +5,7 @@
 
 #include "../launch.cuh"
 #include "group.cuh"
+#include "lstm.cuh"
 
 namespace routing_ext::cuda {
 namespace {
@@ -39,21 +40,6 @@ __device__ __forceinline__ void for_each_of_part(int64_t size, const F& f) {
   for (int64_t i = static_cast<int64_t>(blockIdx.z) * kThreads + threadIdx.x; i < size; i += stride) f(i);
 }
 
-// ---- elements --------------------------------------------------------------------------------------------------------------
-
-template <class C>
-__device__ __forceinline__ C sigmoid(C x) {
-  return C(1) / (C(1) + exp(-x));
-}
-template <class C>
-__device__ __forceinline__ C clamped(C x, C clip) {
-  return x < -clip ? -clip : x > clip ? clip : x;
-}
-template <class C>
-__device__ __forceinline__ bool is_unclipped(C x, C clip) {
-  return x >= -clip && x <= clip;
-}
-
 // ---- the LSTM cell ---------------------------------------------------------------------------------------------------------
 
 template <class C>
@@ -63,13 +49,8 @@ __global__ void __launch_bounds__(kThreads) lstm_kernel(LstmForward<C> p, int64_
   const int64_t b = e / p.hidden, j = e % p.hidden;
   if (!p.samples.runs(b)) return;
   C* const gates = p.gates[b] + j;
-  const C i = sigmoid(gates[0]), f = sigmoid(gates[p.hidden]);
-  const C g = tanh(gates[2 * p.hidden]), o = sigmoid(gates[3 * p.hidden]);
   const C before = p.samples.begins(b) ? C(0) : p.cell_before[b][j];
-  const C cell = f * before + i * g, t = tanh(cell);
-  gates[0] = i, gates[p.hidden] = f, gates[2 * p.hidden] = g, gates[3 * p.hidden] = o;
-  p.cell[b][j] = cell, p.tanh_cell[b][j] = t;
-  p.to[b][j] = clamped(o * t, p.clip);
+  p.to[b][j] = lstm_unit(gates, gates, p.hidden, before, p.clip, p.cell[b][j], p.tanh_cell[b][j]);
 }
 
 template <class C>
@@ -80,17 +61,8 @@ __global__ void __launch_bounds__(kThreads) lstm_backward_kernel(LstmBackward<C>
   C grads[4] = {};
   const bool anew = p.samples.begins(b);
   if (p.samples.runs(b)) {
-    const C* const gates = p.gates[b] + j;
-    const C i = gates[0], f = gates[p.hidden], g = gates[2 * p.hidden], o = gates[3 * p.hidden];
-    const C t = p.tanh_cell[b][j], before = anew ? C(0) : p.cell_before[b][j];
-    const C of_hidden = is_unclipped(o * t, p.clip) ? p.grad_hidden[b][j] : C(0);
-    C& grad_cell = p.grad_cell[b][j];
-    const C of_cell = grad_cell + of_hidden * o * (C(1) - t * t);
-    grads[0] = of_cell * g * i * (C(1) - i);
-    grads[1] = of_cell * before * f * (C(1) - f);
-    grads[2] = of_cell * i * (C(1) - g * g);
-    grads[3] = of_hidden * t * o * (C(1) - o);
-    grad_cell = anew ? C(0) : of_cell * f;
+    lstm_unit_backward(p.gates[b] + j, p.hidden, p.cell_before[b][j], p.tanh_cell[b][j], p.grad_hidden[b][j], p.clip, anew,
+                       p.grad_cell[b][j], grads);
   }
   C *const all = p.grad_gates[b] + j, *const carried = p.carried_gates[b];
 #pragma unroll
@@ -168,7 +140,7 @@ __global__ void __launch_bounds__(kThreads) select_rows_kernel(SelectRows<C> p, 
   C value = 0;
   if (samples.runs(b)) {
     if (p.anew && samples.begins(b)) {
-      value = j < p.hidden ? C(0) : p.initial;
+      value = feature_anew(j, p.hidden, p.initial);
     } else {
       const C* const factor = p.factor[row];
       value = factor != nullptr ? factor[j] * p.from[row][j] : p.from[row][j];

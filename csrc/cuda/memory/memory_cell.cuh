@@ -17,6 +17,8 @@ struct SequenceSamples {
   __host__ __device__ StepSamples at(int64_t time) const {
     return {lengths, time, resets != nullptr ? resets + time * batch : nullptr};
   }
+  // How many steps a sample takes, of so many.
+  __device__ int64_t end(int64_t sample, int64_t steps) const { return lengths != nullptr ? lengths[sample] : steps; }
 };
 
 template <class C>

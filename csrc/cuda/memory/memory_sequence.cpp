@@ -1,9 +1,11 @@
-// A memory network over a sequence: products by torch, and between them kernels of the cell and steps of the accessor. The
-// host goes through the steps without waiting for the device, and asks it for nothing: lengths and resets are looked at by the
-// kernels alone. So a CUDA graph can hold a sequence.
-//
-// What does not depend on the step before is one product for all steps: the inputs' share of the gates, the outputs, and the
-// gradients of the inputs and of the weights. Of the others there are two a step, of the gates and of the interface.
+// A memory network over a sequence. What does not depend on the step before is one product of torch for all steps: the
+// inputs' share of the gates, the outputs, and the gradients of the inputs and of the weights. The others, of the gates and of
+// the interface, come in one of two ways (sequence_launch.h), which leave the same tape:
+//   by steps        the host goes through the steps: products by torch, and between them kernels of the cell and steps of the
+//                   accessor
+//   in one launch   a block goes through the steps of one sample, and makes the products itself
+// The host never waits for the device, and asks it for nothing: lengths and resets are looked at by the kernels alone. So a
+// CUDA graph can hold a sequence.
 //
 // A sample whose end has come keeps its state where it is: no kernel writes it any more. Rows of steps that a sample does not
 // take hold anything, and are selected away before they could meet another's in a sum.
@@ -20,6 +22,7 @@
 #include <vector>
 
 #include "network.h"
+#include "sequence_launch.h"
 
 namespace routing_ext::cuda {
 namespace {
@@ -116,6 +119,38 @@ void select_seen(const Network& net, const SequenceSamples& samples, int64_t tim
 
 // ---- forward ---------------------------------------------------------------------------------------------------------------
 
+// The arguments are those of forward_in_one_launch.
+template <class C>
+void forward_by_steps(const StepContext<C>& run, const Masks& masks, int64_t steps, const Tensor& x, const LinkTimes<C>& links,
+                      const GivenState& last) {
+  const Network& net = run.net;
+  const SequenceSamples samples = masks.samples();
+  const Tensor& features = run.tape.state.features;
+  // The final states of samples whose end is at this time, that of all if there are no lengths.
+  const auto export_ends = [&](int64_t time) {
+    Moves<C> exports(net);
+    add_export(exports, net, state_at(run.tape.state, time), last);
+    if (time < steps || steps == 0) exports.add(links.at(time), sample_rows<C>(last.link), net.link());
+    exports.launch_for_ends(samples, time, run.stream);
+  };
+  Tensor interface, anew;  // of one step
+  if (net.hidden > 0) {
+    interface = at::empty({net.batch(), net.interface()}, x.options());
+    if (masks.has_resets()) anew = at::empty({1, net.batch(), net.features()}, x.options());
+  }
+  for (int64_t time = 0; time < steps; ++time) {
+    if (masks.has_lengths()) export_ends(time);
+    Tensor seen = features[time];
+    if (anew.defined()) {
+      select_seen<C>(net, samples, time, features.narrow(0, time, 1), anew, run.stream);
+      seen = anew[0];
+    }
+    step_forward(run, samples.at(time), time, time + 1, seen, net.hidden > 0 ? interface : x[time], links.at(time),
+                 links.made(time + 1));
+  }
+  export_ends(steps);
+}
+
 std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> memory_sequence_cuda(
     std::string_view model, at::ArrayRef<double> options_, const Tensor& x, const c10::List<Optional>& state,
     at::TensorList weights, const Optional& lengths, const Optional& resets, const Optional& reset_memory,
@@ -157,45 +192,23 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> memory_sequence_cud
     imports.launch(stream);
 
     // Links: after the last step where the caller gets it, the kept ones on the tape, the others in two places by turns.
-    const int64_t link_size = batch * net.link(), others = std::clamp<int64_t>(steps - 1, 0, 2);
-    const Tensor other_links = at::empty({keep && link_every == 1 ? 0 : others * link_size}, options);
-    const auto link_after = [&](int64_t time) -> Rows<C> {
-      if (link_size == 0) return {};
-      if (time == steps) return sample_rows<C>(after.link);
-      if (keep && time % link_every == 0) {
-        return {data_of<C>(tape_tensors[1]) + (time / link_every - 1) * link_size, net.link()};
-      }
-      return {data_of<C>(other_links) + (time - 1) % 2 * link_size, net.link()};
-    };
-    Rows<const C> link = sample_rows<const C>(before.link);
-    // The final states of samples whose end is at this time, that of all if there are no lengths.
-    const auto export_ends = [&](int64_t time) {
-      Moves<C> exports(net);
-      add_export(exports, net, state_at(tape.state, time), after);
-      if (time < steps || steps == 0) exports.add(link, sample_rows<C>(after.link), net.link());
-      exports.launch_for_ends(samples, time, stream);
-    };
+    const int64_t others = std::clamp<int64_t>(steps - 1, 0, 2);
+    const Tensor other_links = at::empty({keep && link_every == 1 ? 0 : others * batch * net.link()}, options);
+    LinkTimes<C> links{net.link(), batch, steps, sample_rows<const C>(before.link), sample_rows<C>(after.link)};
+    if (keep) links.kept = data_of<C>(tape_tensors[1]), links.every = static_cast<unsigned>(std::min(link_every, steps + 1));
+    links.others = data_of<C>(other_links), links.turns = static_cast<unsigned>(std::max<int64_t>(others, 1));
 
     const Tensor& features = tape.state.features;
-    Tensor interface, anew;  // of one step
     if (net.hidden > 0) {
       Tensor gates = all_rows(tape.gates.narrow(0, 1, steps));
       at::addmm_out(gates, w.gate_bias, all_rows(a.x), w.input.t());
-      interface = at::empty({batch, net.interface()}, options);
-      if (masks.has_resets()) anew = at::empty({1, batch, net.features()}, options);
     }
-    for (int64_t time = 0; time < steps; ++time) {
-      if (masks.has_lengths()) export_ends(time);
-      Tensor seen = features[time];
-      if (anew.defined()) {
-        select_seen<C>(net, samples, time, features.narrow(0, time, 1), anew, stream);
-        seen = anew[0];
-      }
-      const Rows<C> next_link = link_after(time + 1);
-      step_forward(run, samples.at(time), time, time + 1, seen, net.hidden > 0 ? interface : a.x[time], link, next_link);
-      link = read_only(next_link);
+    const SequenceShape shape{net.step, steps, net.hidden};
+    if (net.normalised() == 0 && in_one_launch<C>(a.kOp, shape, false)) {
+      forward_in_one_launch(run, shape, samples, a.x, links, after);
+    } else {
+      forward_by_steps(run, masks, steps, a.x, links, after);
     }
-    export_ends(steps);
 
     const Tensor made = features.narrow(0, 1, steps);
     if (net.output == 0) return select_rows<C>(net, samples, made, {}, y, stream);
@@ -208,6 +221,38 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> memory_sequence_cud
 }
 
 // ---- backward --------------------------------------------------------------------------------------------------------------
+
+// The arguments are those of backward_in_one_launch.
+template <class C>
+void backward_by_steps(const StepContext<C>& run, const Masks& masks, int64_t steps, const LinkTimes<C>& links,
+                       const Tensor& of_features, const StepGradients& of, const StepState<C>& of_state,
+                       const Rows<C>& of_cell, const Rows<C>& of_reset_memory) {
+  const Network& net = run.net;
+  const SequenceSamples samples = masks.samples();
+  CutGradients<C> cut{{}, net.batch(), 0, {}};
+  const auto add_cut = [&](const Rows<C>& grad, const Rows<C>& sum = {}) {
+    if (grad.data != nullptr) cut.parts[cut.num_parts++] = {grad, sum, grad.stride};
+  };
+  add_cut(of_state.memory, of_reset_memory);
+  add_cut(of_state.usage), add_cut(of_state.precedence), add_cut(of_state.link);
+  add_cut(of_state.write_weights), add_cut(of_state.read_weights);
+
+  const Tensor carried = masks.has_resets() ? at::empty({net.batch(), 4 * net.hidden}, of_features.options()) : Tensor();
+  for (int64_t time = steps - 1; time >= 0; --time) {
+    if (links.size > 0 && (time == steps - 1 || (time + 1) % links.every == 0)) {
+      for (int64_t t = time / links.every * links.every; t < time; ++t) {
+        step_relink(run, samples.at(t), t, t + 1, links.at(t), links.made(t + 1));
+      }
+    }
+    StepGradients of_step;
+    of_step.gates = of.gates[time], of_step.interface = of.interface[time];
+    of_step.norm = of.norm[time], of_step.norm_bias = of.norm_bias[time];
+    step_backward(run, samples.at(time), time, time + 1, links.at(time), of_state, of_cell, of_features[time + 1], of_step,
+                  carried, of_features[time], true);
+    cut.samples = samples.at(time);
+    check_launch(net.op, launch_cut_gradients(cut, run.stream));
+  }
+}
 
 std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>, Tensor> memory_sequence_backward_cuda(
     std::string_view model, at::ArrayRef<double> options_, const Optional& grad_y, const c10::List<Optional>& grad_state,
@@ -288,45 +333,21 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>, Tensor> memory_sequ
     add_import(imports, net, after, of_rows, true);
     imports.add(after.link, before.link);
     imports.launch(stream);
-    const StepState<C> of_state{sample_rows<C>(before.memory),        sample_rows<C>(before.usage),
-                                sample_rows<C>(before.precedence),    sample_rows<C>(before.link),
-                                sample_rows<C>(before.write_weights), sample_rows<C>(before.read_weights)};
-    CutGradients<C> cut{{}, batch, 0, {}};
-    const auto add_cut = [&](const Rows<C>& grad, const Rows<C>& sum = {}) {
-      if (grad.data != nullptr) cut.parts[cut.num_parts++] = {grad, sum, grad.stride};
-    };
-    add_cut(of_state.memory, sample_rows<C>(grad_reset));
-    add_cut(of_state.usage), add_cut(of_state.precedence), add_cut(of_state.link);
-    add_cut(of_state.write_weights), add_cut(of_state.read_weights);
+    const StepState<C> of_state = accessor_state<C>(before);
+    const Rows<C> of_cell = sample_rows<C>(before.cell), of_reset_memory = sample_rows<C>(grad_reset);
 
     // The links that are not on the tape are made again, all between two that are.
-    const int64_t link_size = batch * net.link(), between = std::max<int64_t>(std::min(link_every, steps) - 1, 0);
-    const Tensor links_between = at::empty({between * link_size}, options);
-    const auto link_after = [&](int64_t time) -> Rows<C> {
-      if (link_size == 0) return {};
-      C* const from = time % link_every == 0 ? data_of<C>(tape_tensors[1]) + (time / link_every - 1) * link_size
-                                             : data_of<C>(links_between) + (time % link_every - 1) * link_size;
-      return {from, net.link()};
-    };
-    const auto link_before = [&](int64_t time) -> Rows<const C> {
-      if (time > 0) return read_only(link_after(time));
-      return sample_rows<const C>(a.link);
-    };
+    const int64_t between = std::max<int64_t>(std::min(link_every, steps) - 1, 0);
+    const Tensor links_between = at::empty({between * batch * net.link()}, options);
+    LinkTimes<C> links{net.link(), batch, steps, sample_rows<const C>(a.link), {}, data_of<C>(tape_tensors[1])};
+    links.others = data_of<C>(links_between), links.every = static_cast<unsigned>(std::min(link_every, steps + 1)),
+    links.turns = static_cast<unsigned>(std::max<int64_t>(between, 1));
 
-    const Tensor carried = masks.has_resets() ? at::empty({batch, 4 * net.hidden}, options) : Tensor();
-    for (int64_t time = steps - 1; time >= 0; --time) {
-      if (link_size > 0 && (time == steps - 1 || (time + 1) % link_every == 0)) {
-        for (int64_t t = time / link_every * link_every; t < time; ++t) {
-          step_relink(run, samples.at(t), t, t + 1, link_before(t), link_after(t + 1));
-        }
-      }
-      StepGradients of_step;
-      of_step.gates = of.gates[time], of_step.interface = of.interface[time];
-      of_step.norm = of.norm[time], of_step.norm_bias = of.norm_bias[time];
-      step_backward(run, samples.at(time), time, time + 1, link_before(time), of_state, sample_rows<C>(before.cell),
-                    of_features[time + 1], of_step, carried, of_features[time], true);
-      cut.samples = samples.at(time);
-      check_launch(a.kOp, launch_cut_gradients(cut, stream));
+    const SequenceShape shape{net.step, steps, net.hidden};
+    if (net.normalised() == 0 && in_one_launch<C>(a.kOp, shape, true)) {
+      backward_in_one_launch(run, shape, samples, links, of_features, of, of_state, of_cell, of_reset_memory);
+    } else {
+      backward_by_steps(run, masks, steps, links, of_features, of, of_state, of_cell, of_reset_memory);
     }
     if (a.wants_state) {
       Moves<C> exports(net);

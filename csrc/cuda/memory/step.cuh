@@ -48,6 +48,28 @@ struct StepState {
   Rows<T> read_weights;   // [R,N]
 };
 
+// A state of one sample.
+template <class T>
+struct SampleState {
+  T *memory, *usage, *precedence, *link, *write_weights, *read_weights;
+
+  __device__ SampleState(const StepState<T>& state, int64_t sample)
+      : memory(state.memory[sample]),
+        usage(state.usage[sample]),
+        precedence(state.precedence[sample]),
+        link(state.link[sample]),
+        write_weights(state.write_weights[sample]),
+        read_weights(state.read_weights[sample]) {}
+  template <class Other>
+  __device__ explicit SampleState(const SampleState<Other>& s)
+      : memory(s.memory),
+        usage(s.usage),
+        precedence(s.precedence),
+        link(s.link),
+        write_weights(s.write_weights),
+        read_weights(s.read_weights) {}
+};
+
 // Which samples run at this step, and which of them begin anew: on the device, so that nobody waits for them.
 struct StepSamples {
   const int64_t* lengths = nullptr;  // [B]: sample b runs if time < lengths[b]; nullptr: all do

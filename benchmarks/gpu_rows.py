@@ -5,6 +5,7 @@ With the device "cpu" the same code runs without events and graphs: whether it w
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,8 @@ from benchmarks.measure import TOLERANCE, Disagreement, quartiles
 from benchmarks.rates import linear_work
 from benchmarks.routed_networks import WIDTHS, RoutedNetwork, our_layers
 from routing_ext import reference
-from routing_ext.ops import dispatch_plan, gather_rows, scatter_rows
+from routing_ext.memory import DNCCircuit
+from routing_ext.ops import dispatch_plan, dnc_sequence, gather_rows, scatter_rows
 from routing_ext.routing import LinearBank, Selection, fast_sampling
 
 Row = dict[str, Any]
@@ -236,9 +238,48 @@ def routing_rows(timer: Timer, tiny: bool) -> Iterator[Row]:
         yield {"bench": "routing_step", "case": {"B": batch, "tasks": TASKS, "decisions": 3}, "sides": sides}
 
 
+def sequence_rows(timer: Timer, tiny: bool) -> Iterator[Row]:
+    """A DNC over 20 steps, both passes, by steps and in one launch (docs/cuda-memory.md)."""
+    sizes = [(8, 6, 4, 1)] if tiny else [(64, 16, 16, 1), (128, 128, 32, 2), (256, 256, 64, 4)]
+    for hidden, locations, word, reads in sizes:
+        for batch in [3] if tiny else [1, 16, 64, 128, 512]:
+            yield _sequence_row(timer, batch, hidden, locations, word, reads)
+
+
+def _sequence_row(timer: Timer, batch: int, hidden: int, locations: int, word: int, reads: int) -> Row:
+    torch.manual_seed(0)
+    steps, width = 20, 8
+    circuit = DNCCircuit(
+        input_dim=width, output_dim=width, hidden_dim=hidden, num_write_heads=1, num_read_heads=reads, mem_hei=locations,
+        mem_wid=word,
+    ).to(timer.device)  # fmt: skip
+    weights = list(circuit.parameters())
+    x = torch.randn(steps, batch, width, device=timer.device).requires_grad_()
+    grad = torch.randn(steps, batch, width, device=timer.device)
+    call = with_backward(lambda t: dnc_sequence(t, circuit._weights(), num_locations=locations)[0], x, grad, weights)
+    variable = "ROUTING_EXT_SEQUENCE"
+    before, sides = os.environ.get(variable, ""), {}
+    try:
+        for name, way in (("by steps", "steps"), ("in one launch", "launch"), ("as chosen", "")):
+            os.environ[variable] = way
+            try:
+                sides[name] = {"us": timer.quartiles(call)}
+            except RuntimeError as error:
+                if variable not in str(error):
+                    raise
+                continue  # its vectors do not fit
+            graph = timer.replayed(call)
+            if graph is not None:
+                sides[name]["graph_us"] = graph
+    finally:
+        os.environ[variable] = before
+    case = {"T": steps, "B": batch, "H": hidden, "N": locations, "W": word, "R": reads}
+    return {"bench": "dnc_sequence", "case": case, "sides": sides}
+
+
 def all_rows(timer: Timer, tiny: bool = False) -> Iterator[Row]:
     """And prints each."""
-    for rows in (plan_rows, move_rows, selection_rows, routing_rows):
+    for rows in (plan_rows, move_rows, selection_rows, routing_rows, sequence_rows):
         for row in rows(timer, tiny):
             shown = ", ".join(
                 f"{name} {statistics.median(s.get('graph_us', s['us'])):.1f} us" for name, s in row["sides"].items()

@@ -32,6 +32,7 @@
 
 #include "../common/memory_options_args.h"
 #include "../common/memory_stepper.h"
+#include "given.h"
 #include "raw.h"
 
 namespace routing_ext::autograd {
@@ -39,20 +40,10 @@ namespace {
 
 using at::Tensor, at::TensorList;
 using torch::autograd::AutogradContext, torch::autograd::variable_list;
-using Given = std::optional<Tensor>;
 using Numbers = at::ArrayRef<double>;
 
 constexpr size_t kLink = 3;          // its place in the state of a DNC
 constexpr int64_t kMostSteps = 256;  // of one piece of a tape
-
-Given given(const Tensor& t) { return t.defined() ? Given(t) : std::nullopt; }
-
-c10::List<Given> given(TensorList tensors) {
-  c10::List<Given> all;
-  all.reserve(tensors.size());
-  for (const Tensor& t : tensors) all.push_back(given(t));
-  return all;
-}
 
 // What a run is of. sizes: I, H, O, N, W, V, R, S.
 struct Network {

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "given.h"
 #include "raw.h"
 
 namespace routing_ext::autograd {
@@ -22,15 +23,6 @@ using torch::autograd::AutogradContext, torch::autograd::variable_list;
 using Results = std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>>;
 
 constexpr size_t kLink = 3;  // its place in the state of a DNC
-
-using Given = std::optional<Tensor>;
-Given given(const Tensor& t) { return t.defined() ? Given(t) : std::nullopt; }
-c10::List<Given> given(TensorList tensors) {
-  c10::List<Given> all;
-  all.reserve(tensors.size());
-  for (const Tensor& t : tensors) all.push_back(given(t));
-  return all;
-}
 
 // What has no gradient.
 struct Call : torch::CustomClassHolder {

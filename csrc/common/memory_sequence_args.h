@@ -28,10 +28,9 @@ struct MemorySizes {
   int64_t steps, batch, input, hidden, output;     // T, B, I, H, O
   int64_t locations, word, writes, reads, shifts;  // N, W, V, R, S
   bool deaf = false;
-  std::vector<int64_t> interface;  // outputs of each part
-  int64_t interface_size;          // of all
-  // Of each part in the one matrix of a joined interface; empty: each has a matrix of its own.
-  std::vector<int64_t> first_rows;
+  std::vector<int64_t> interface;   // outputs of each part
+  int64_t interface_size;           // of all
+  std::vector<int64_t> first_rows;  // of each part in the matrix of a joined interface; empty: each has a matrix of its own
   MemoryOptions options;
   bool linked;  // a DNC with a link
 

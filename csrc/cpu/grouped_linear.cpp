@@ -140,9 +140,9 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> grouped
     using T = typename decltype(kernel_type)::type;
     const auto weight = a.wants_x ? a.weights->pointers<const T>() : std::vector<const T*>();
     const auto grad_weight = a.grad_weights.pointers<T>(), grad_bias = a.grad_biases.pointers<T>();
-    const GroupedBackward<T> p{data_or_null<T>(a.grad),
-                               data_or_null<T>(a.y),
-                               data_or_null<T>(a.x),
+    const GroupedBackward<T> p{data_of<const T>(a.grad),
+                               data_of<const T>(a.y),
+                               data_of<const T>(a.x),
                                a.routing.order.const_data_ptr<int64_t>(),
                                static_cast<T*>(a.grad_x.mutable_data_ptr()),
                                a.in_features,

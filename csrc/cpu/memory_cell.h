@@ -4,39 +4,23 @@
 
 #include <vector>
 
-#include "../common/kernel_type.h"
 #include "../common/memory_sequence_args.h"
+#include "kernels_of_dtype.h"
 #include "memory_cell_kernels.h"
 #include "pool.h"
 #include "threads.h"
 
 namespace routing_ext::cpu {
 
-// f(KernelType<C>(), kernels for it) for float or double.
-template <class F>
-void with_memory_kernels(at::ScalarType dtype, const F& f) {
-  const WideKernels<MemoryKernels>& k = memory_kernels();
-  if (dtype == at::kFloat) return f(KernelType<float>(), k.f32);
-  return f(KernelType<double>(), k.f64);
-}
-
-inline CellShape cell_shape(const MemorySizes& s, double clip_value) {
+// Of MemorySizes or MemoryStepSizes.
+template <class Sizes>
+CellShape cell_shape(const Sizes& s, double clip_value) {
   return {{s.dnc ? MemoryKind::dnc : MemoryKind::ntm, s.locations, s.word, s.reads, s.writes, s.shifts, s.options},
           s.input,
           s.hidden,
           s.output,
           clip_value,
           s.deaf};
-}
-
-template <class C>
-C* data_of(const at::Tensor& t) {
-  if (!t.defined()) return nullptr;
-  if constexpr (std::is_const_v<C>) {
-    return static_cast<C*>(t.const_data_ptr());
-  } else {
-    return static_cast<C*>(t.mutable_data_ptr());
-  }
 }
 
 // C: float or double, const for what the caller gave.

@@ -4,34 +4,37 @@
 
 #include <string_view>
 
+#include "../common/memory_links.h"
 #include "../common/memory_ops_args.h"
 #include "pool.h"
 #include "threads.h"
 
 namespace routing_ext::cpu {
 
-inline bool is_link(std::string_view shape) { return shape.ends_with('n'); }
+inline bool is_link(std::string_view shape) { return shape.ends_with("NN"); }
 
-inline int64_t padded_length(const MemoryOpArgs& a) {
-  const int64_t align = 64 / static_cast<int64_t>(a.options.dtype().itemsize());
-  return divide_up(a.sizes['N'], align) * align;
+// Rows as long as the kernels want them; the same tensor where they are.
+inline at::Tensor padded_link(const at::Tensor& link) {
+  const int64_t n = link.size(-1), more = padded_locations(n, link.element_size()) - n;
+  return more == 0 ? link : at::constant_pad_nd(link, {0, more});
 }
-// A link whose rows are as long as that stays the same tensor.
+inline at::Tensor unpadded_link(const at::Tensor& link, int64_t locations) {
+  return link.size(-1) == locations ? link : link.narrow(-1, 0, locations).contiguous();
+}
+
 inline void pad_links(MemoryOpArgs& a) {
-  const int64_t more = padded_length(a) - a.sizes['N'];
-  for (size_t i = 0; more > 0 && i < a.tensors.size(); ++i) {
+  for (size_t i = 0; i < a.tensors.size(); ++i) {
     at::Tensor& t = a.tensors[i];
-    if (t.defined() && is_link(a.arguments[i].shape)) t = at::constant_pad_nd(t, {0, more});
+    if (t.defined() && is_link(a.letters[i])) t = padded_link(t);
   }
 }
-
 inline at::Tensor empty_result(const MemoryOpArgs& a, const char* letters) {
   std::vector<int64_t> shape = a.sizes.shape(letters);
-  if (is_link(letters)) shape.back() = padded_length(a);
+  if (is_link(letters)) shape.back() = padded_locations(shape.back(), a.options.dtype().itemsize());
   return pooled_empty(shape, a.options);
 }
 inline void unpad_link(const MemoryOpArgs& a, const char* letters, at::Tensor& result) {
-  if (is_link(letters) && result.size(-1) > a.sizes['N']) result = result.narrow(-1, 0, a.sizes['N']).contiguous();
+  if (is_link(letters)) result = unpadded_link(result, a.sizes['N']);
 }
 
 }  // namespace routing_ext::cpu

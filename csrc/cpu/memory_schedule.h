@@ -10,7 +10,7 @@
 #include <optional>
 #include <vector>
 
-#include "../common/checks.h"
+#include "../common/memory_masks_args.h"
 #include "threads.h"
 
 namespace routing_ext::cpu {
@@ -20,19 +20,10 @@ class Schedule {
   // lengths: int64 [B], resets: bool [T,B]; without them all samples take part in all steps and never begin anew.
   Schedule(const char* op, int64_t steps, int64_t batch, const std::optional<at::Tensor>& lengths,
            const std::optional<at::Tensor>& resets)
-      : steps_(steps), batch_(batch) {
-    if (resets) {
-      CHECK_ARG(op, "resets", resets->sizes() == at::IntArrayRef({steps, batch}) && resets->scalar_type() == at::kBool,
-                "must be bool of shape [", steps, ", ", batch, "], got ", resets->scalar_type(), " of ", resets->sizes());
-      CHECK_ARG(op, "resets", resets->is_cpu(), "must be on cpu, got ", resets->device());
-      resets_ = resets->contiguous();
-    }
-    if (!lengths) return;
-    CHECK_ARG(op, "lengths", lengths->sizes() == at::IntArrayRef({batch}) && lengths->scalar_type() == at::kLong,
-              "must be int64 of shape [", batch, "], got ", lengths->scalar_type(), " of ", lengths->sizes());
-    CHECK_ARG(op, "lengths", lengths->is_cpu(), "must be on cpu, got ", lengths->device());
-    order_ = at::argsort(*lengths, /*stable=*/true, /*dim=*/0, /*descending=*/true);
-    const at::Tensor given = lengths->contiguous();
+      : steps_(steps), batch_(batch), resets_(checked_resets(op, resets, steps, batch, at::kCPU)) {
+    const at::Tensor given = checked_lengths(op, lengths, batch, at::kCPU);
+    if (!given.defined()) return;
+    order_ = at::argsort(given, /*stable=*/true, /*dim=*/0, /*descending=*/true);
     for (int64_t b = 0; b < batch; ++b) {
       lengths_.push_back(given.const_data_ptr<int64_t>()[sample(b)]);
       CHECK_ARG(op, "lengths", lengths_[b] >= 0 && lengths_[b] <= steps, "must be from 0 to ", steps, ", got ", lengths_[b]);

@@ -3,7 +3,6 @@
 //
 // The tape [T+1,B,row_size] has the states before and after all steps, and what the backward pass needs of them. Of the links,
 // by far the largest part of a state, every link_every-th is kept; the backward pass makes those between again.
-#include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
@@ -12,7 +11,9 @@
 #include <string_view>
 #include <tuple>
 
+#include "../common/memory_step_args.h"
 #include "memory_cell.h"
+#include "memory_ops.h"
 #include "memory_schedule.h"
 
 namespace routing_ext::cpu {
@@ -113,24 +114,8 @@ void gather_steps(const Schedule& schedule, const CellShape& shape, const CellLa
   all.x = x, all.seen = seen, all.made = made, all.grads = grads;
 }
 
-// The number of links between the first and the last state that are kept.
-int64_t kept_links(int64_t steps, int64_t link_every) { return steps > 0 ? (steps - 1) / link_every : 0; }
-
-int64_t padded_locations(const MemorySizes& s, int64_t element_size) {
-  const int64_t align = 64 / element_size;
-  return divide_up(s.locations, align) * align;
-}
-// Links with rows as long as the kernels have them; the same tensor where they are.
-at::Tensor padded_link(const MemorySizes& s, const at::Tensor& link) {
-  const int64_t n = padded_locations(s, link.element_size());
-  return n == s.locations ? link : at::constant_pad_nd(link, {0, n - s.locations});
-}
-at::Tensor unpadded_link(const MemorySizes& s, const at::Tensor& link) {
-  return link.size(-1) == s.locations ? link : link.narrow(-1, 0, s.locations).contiguous();
-}
 at::Tensor empty_link(const MemorySizes& s, const at::TensorOptions& options) {
-  const int64_t n = padded_locations(s, options.dtype().itemsize());
-  return pooled_empty({s.batch, s.writes, s.locations, n}, options);
+  return pooled_empty({s.batch, s.writes, s.locations, padded_locations(s.locations, options.dtype().itemsize())}, options);
 }
 
 std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> memory_sequence_cpu(
@@ -153,12 +138,12 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> memory_
   at::Tensor link, final_link;  // padded
   if (sizes.linked) {
     at::Tensor& last = final_state[MemorySizes::kLink];
-    if (!a.state.empty() && a.state[MemorySizes::kLink].defined()) link = padded_link(sizes, a.state[MemorySizes::kLink]);
-    final_link = padded_locations(sizes, x.element_size()) == sizes.locations ? last : empty_link(sizes, options);
+    if (!a.state.empty() && a.state[MemorySizes::kLink].defined()) link = padded_link(a.state[MemorySizes::kLink]);
+    final_link = padded_locations(sizes.locations, x.element_size()) == sizes.locations ? last : empty_link(sizes, options);
     if (steps == 0) link.defined() ? final_link.copy_(link) : final_link.zero_();
   }
 
-  with_memory_kernels(x.scalar_type(), [&](auto kernel_type, const auto& kernels) {
+  with_kernels(memory_kernels(), x.scalar_type(), [&](auto kernel_type, const auto& kernels) {
     using C = typename decltype(kernel_type)::type;
     const CellLayout<C> at(shape);
     const PackedLayout<C> packed_at(shape);
@@ -224,7 +209,7 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> memory_
       });
     });
   });
-  if (sizes.linked) final_state[MemorySizes::kLink] = unpadded_link(sizes, final_link);
+  if (sizes.linked) final_state[MemorySizes::kLink] = unpadded_link(final_link, sizes.locations);
   for (at::Tensor& t : final_state) t = schedule.restored(t, 0);
   return {schedule.restored(y, 1), std::move(final_state), std::move(tape_tensors)};
 }
@@ -259,15 +244,15 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>, at::Ten
   at::Tensor grad_reset = pooled_empty({0}, options);
   at::Tensor first_link, of_last_link, of_first_link;  // padded
   if (sizes.linked) {
-    if (a.link.defined()) first_link = padded_link(sizes, a.link);
-    if (a.grad_state[MemorySizes::kLink].defined()) of_last_link = padded_link(sizes, a.grad_state[MemorySizes::kLink]);
+    if (a.link.defined()) first_link = padded_link(a.link);
+    if (a.grad_state[MemorySizes::kLink].defined()) of_last_link = padded_link(a.grad_state[MemorySizes::kLink]);
     if (wants_link) {
-      const bool direct = padded_locations(sizes, x.element_size()) == sizes.locations;
+      const bool direct = padded_locations(sizes.locations, x.element_size()) == sizes.locations;
       of_first_link = direct ? grad_initial[MemorySizes::kLink] : empty_link(sizes, options);
     }
   }
 
-  with_memory_kernels(x.scalar_type(), [&](auto kernel_type, const auto& kernels) {
+  with_kernels(memory_kernels(), x.scalar_type(), [&](auto kernel_type, const auto& kernels) {
     using C = typename decltype(kernel_type)::type;
     const CellLayout<C> at(shape);
     const PackedLayout<C> packed_at(shape);
@@ -381,21 +366,14 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>, at::Ten
     const int64_t threads = at::get_num_threads();
     in_threads(threads, [&](int64_t t) { kernels.cell.weight_gradients(shape, all, t, threads); });
   });
-  if (wants_link) grad_initial[MemorySizes::kLink] = unpadded_link(sizes, of_first_link);
+  if (wants_link) grad_initial[MemorySizes::kLink] = unpadded_link(of_first_link, sizes.locations);
   for (at::Tensor& t : grad_initial) t = t.size(0) == batch ? schedule.restored(t, 0) : t;
   return {a.wants_x ? schedule.restored(grad_x, 1) : grad_x, std::move(grad_weights), std::move(grad_initial),
           a.wants_reset_memory ? schedule.restored(grad_reset, 0) : grad_reset};
 }
 
 int64_t memory_row_size(std::string_view model, at::ArrayRef<double> options, at::IntArrayRef sizes, at::ScalarType dtype) {
-  constexpr const char* kOp = "memory_row_size";
-  CHECK_ARG(kOp, "sizes", sizes.size() == 8, "must have 8 numbers, got ", sizes);
-  const CellShape shape{{model == "dnc" ? MemoryKind::dnc : MemoryKind::ntm, sizes[3], sizes[4], sizes[6], sizes[5], sizes[7],
-                         memory_options(kOp, options)},
-                        sizes[0],
-                        sizes[1],
-                        sizes[2],
-                        0};
+  const CellShape shape = cell_shape(MemoryStepSizes("memory_row_size", model, options, sizes), 0);
   return dtype == at::kFloat ? CellLayout<float>(shape).row_size : CellLayout<double>(shape).row_size;
 }
 

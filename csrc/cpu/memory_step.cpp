@@ -9,22 +9,12 @@
 #include <string_view>
 #include <tuple>
 
+#include "../common/memory_links.h"
+#include "../common/memory_step_args.h"
 #include "memory_cell.h"
 
 namespace routing_ext::cpu {
 namespace {
-
-CellShape step_shape(const char* op, std::string_view model, at::ArrayRef<double> options, at::IntArrayRef sizes,
-                     double clip_value) {
-  CHECK_ARG(op, "model", model == "dnc" || model == "ntm", "must be dnc or ntm, got ", model);
-  CHECK_ARG(op, "sizes", sizes.size() == 8, "must have 8 numbers, got ", sizes);
-  const MemoryKind kind = model == "dnc" ? MemoryKind::dnc : MemoryKind::ntm;
-  return {{kind, sizes[3], sizes[4], sizes[6], sizes[5], sizes[7], memory_options(op, options)},
-          sizes[0],
-          sizes[1],
-          sizes[2],
-          clip_value};
-}
 
 // f(t-th thread's samples, t).
 template <class F>
@@ -35,30 +25,15 @@ void for_each_share(const CellShape& shape, int64_t batch, int64_t passes, const
 }
 int64_t most_threads(int64_t batch) { return std::max<int64_t>(std::min<int64_t>(batch, at::get_num_threads()), 1); }
 
-void check_rows(const char* op, const char* argument, const at::Tensor& t, at::IntArrayRef expected) {
-  CHECK_ARG(op, argument, t.sizes() == expected && t.is_contiguous(), "must be contiguous of shape ", expected, ", got ",
-            t.sizes());
-}
-template <class C>
-void check_link(const char* op, const char* argument, const std::optional<at::Tensor>& link, const CellLayout<C>& at,
-                int64_t batch) {
-  CHECK_ARG(op, argument, !link || (link->numel() == batch * at.access.link_size && link->is_contiguous()),
-            "must be contiguous with ", batch * at.access.link_size, " elements, got ", link->sizes());
-}
 void check_state_rows(const char* op, const at::Tensor& rows, int64_t batch, int64_t state_size) {
   CHECK_ARG(op, "rows", rows.dim() == 2 && rows.is_contiguous() && rows.size(0) == batch && rows.size(1) >= state_size,
             "must be contiguous of shape [", batch, ", at least ", state_size, "], got ", rows.sizes());
-}
-template <class C>
-C* data_of(const std::optional<at::Tensor>& t) {
-  return t ? cpu::data_of<C>(*t) : nullptr;
 }
 
 at::Tensor pooled_empty_cpu(at::IntArrayRef sizes, const at::Tensor& like) { return pooled_empty(sizes, like.options()); }
 
 int64_t memory_step_link_row_cpu(const at::Tensor& like, int64_t num_locations) {
-  const int64_t align = 64 / like.element_size();
-  return divide_up(num_locations, align) * align;
+  return padded_locations(num_locations, like.element_size());
 }
 
 at::Tensor memory_pack_cpu(std::string_view model, at::ArrayRef<double> options, const at::Tensor& x, at::TensorList weights,
@@ -67,13 +42,13 @@ at::Tensor memory_pack_cpu(std::string_view model, at::ArrayRef<double> options,
   const CellShape shape = cell_shape(sizes, 0);
   const std::vector<at::Tensor> held = contiguous_tensors(weights);
   at::Tensor packed;
-  with_memory_kernels(x.scalar_type(), [&](auto kernel_type, const auto& kernels) {
+  with_kernels(memory_kernels(), x.scalar_type(), [&](auto kernel_type, const auto& kernels) {
     using C = typename decltype(kernel_type)::type;
     const PackedLayout<C> at(shape);
     packed = pooled_empty({backward ? at.backward_size : at.forward_size}, x.options());
     const WeightPointers<const C> given(sizes, held);
     const auto pack = backward ? kernels.cell.pack_backward : kernels.cell.pack_forward;
-    C* const out = cpu::data_of<C>(packed);
+    C* const out = data_of<C>(packed);
     const int64_t threads = std::clamp<int64_t>(packed.numel() / kMultiplicationsPerThread, 1, at::get_num_threads());
     in_threads(threads, [&](int64_t t) { pack(shape, *given, out, t, threads); });
   });
@@ -85,33 +60,31 @@ at::Tensor memory_step_cpu(std::string_view model, at::ArrayRef<double> options,
                            const std::optional<at::Tensor>& previous_link, const std::optional<at::Tensor>& next_link,
                            int64_t from, int64_t to) {
   constexpr const char* kOp = "memory_step";
-  const CellShape shape = step_shape(kOp, model, options, sizes, clip_value);
+  const CellShape shape = cell_shape(MemoryStepSizes(kOp, model, options, sizes), clip_value);
   const int64_t batch = tape.size(1);
-  check_rows(kOp, "x", x, {batch, shape.input});
-  CHECK_DTYPE(kOp, x, tape.scalar_type());
+  check_inputs(kOp, x, tape, shape.input);
   const at::Tensor y = at::empty({1, batch, shape.y_size()}, x.options());
-  with_memory_kernels(x.scalar_type(), [&](auto kernel_type, const auto& kernels) {
+  with_kernels(memory_kernels(), x.scalar_type(), [&](auto kernel_type, const auto& kernels) {
     using C = typename decltype(kernel_type)::type;
     const CellLayout<C> at(shape);
     const int64_t row = at.row_size, interface_size = shape.access.interface_size(), link_size = at.access.link_size;
     check_rows(kOp, "tape", tape, {tape.size(0), batch, row});
     CHECK_ARG(kOp, "packed", packed.numel() == PackedLayout<C>(shape).forward_size, "must be the forward weights");
-    CHECK_ARG(kOp, "to", std::min(from, to) >= 0 && std::max(from, to) < tape.size(0) && to <= inputs.size(0),
-              "must be on the tape, got ", from, " and ", to);
-    check_link(kOp, "previous_link", previous_link, at, batch);
-    check_link(kOp, "next_link", next_link, at, batch);
+    check_times(kOp, from, to, tape, inputs);
+    check_link(kOp, "previous_link", previous_link, batch * at.access.link_size);
+    check_link(kOp, "next_link", next_link, batch * at.access.link_size);
     const at::Tensor interface = at::empty({batch, interface_size}, x.options());
     const at::Tensor work = pooled_empty({most_threads(batch), at.access.scratch_size}, x.options());
-    C* const rows = cpu::data_of<C>(tape);
-    const C *const x_data = cpu::data_of<const C>(x), *const before = data_of<const C>(previous_link);
-    C *const after = data_of<C>(next_link), *const y_data = cpu::data_of<C>(y);
-    C *const interface_data = cpu::data_of<C>(interface), *const scratch = cpu::data_of<C>(work);
-    std::copy_n(x_data, x.numel(), cpu::data_of<C>(inputs) + std::max<int64_t>(to - 1, 0) * x.numel());
+    C* const rows = data_of<C>(tape);
+    const C *const x_data = data_of<const C>(x), *const before = data_of<const C>(previous_link);
+    C *const after = data_of<C>(next_link), *const y_data = data_of<C>(y);
+    C *const interface_data = data_of<C>(interface), *const scratch = data_of<C>(work);
+    std::copy_n(x_data, x.numel(), data_of<C>(inputs) + std::max<int64_t>(to - 1, 0) * x.numel());
     const SampleTeam team(shape, batch, at.access.n, x.options());
     for_each_share(shape, batch, 1, team, [&](Span own, int64_t t) {
       const int64_t b = own.begin;
       kernels.cell.forward(
-          shape, {own.size(), cpu::data_of<const C>(packed), x_data + b * shape.input, rows + (from * batch + b) * row,
+          shape, {own.size(), data_of<const C>(packed), x_data + b * shape.input, rows + (from * batch + b) * row,
                   before ? before + b * link_size : nullptr, rows + (to * batch + b) * row,
                   after ? after + b * link_size : nullptr, y_data + b * shape.y_size(), interface_data + b * interface_size,
                   scratch + t * at.access.scratch_size, team.get()});
@@ -126,15 +99,12 @@ at::Tensor memory_step_backward_cpu(std::string_view model, at::ArrayRef<double>
                                     at::Tensor& grad_state, const std::optional<at::Tensor>& grad_link, at::Tensor& grads,
                                     bool wants_x) {
   constexpr const char* kOp = "memory_step_backward";
-  const CellShape shape = step_shape(kOp, model, options, sizes, clip_value);
+  const CellShape shape = cell_shape(MemoryStepSizes(kOp, model, options, sizes), clip_value);
   const int64_t batch = tape.size(1);
   const at::Tensor grad_x = at::empty({wants_x ? batch : 0, shape.input}, tape.options());
   const at::Tensor given = grad_y ? grad_y->contiguous() : at::Tensor();
-  CHECK_ARG(kOp, "grad_y", !given.defined() || given.numel() == batch * shape.y_size(), "must have ", batch * shape.y_size(),
-            " elements, got ", given.numel());
-  CHECK_ARG(kOp, "grad_y", !given.defined() || given.scalar_type() == tape.scalar_type(), "must have dtype ",
-            tape.scalar_type(), ", got ", given.scalar_type());
-  with_memory_kernels(tape.scalar_type(), [&](auto kernel_type, const auto& kernels) {
+  check_grad_y(kOp, grad_y, tape, shape.y_size());
+  with_kernels(memory_kernels(), tape.scalar_type(), [&](auto kernel_type, const auto& kernels) {
     using C = typename decltype(kernel_type)::type;
     const CellLayout<C> at(shape);
     const int64_t row = at.row_size, link_size = at.access.link_size;
@@ -142,24 +112,24 @@ at::Tensor memory_step_backward_cpu(std::string_view model, at::ArrayRef<double>
     check_rows(kOp, "grad_state", grad_state, {batch, at.state_size});
     check_rows(kOp, "grads", grads, {grads.size(0), batch, at.grad_size});
     CHECK_ARG(kOp, "packed", packed.numel() == PackedLayout<C>(shape).backward_size, "must be the backward weights");
-    CHECK_ARG(kOp, "step", step >= 0 && step + 1 < tape.size(0) && step < grads.size(0), "must be on the tape, got ", step);
-    check_link(kOp, "previous_link", previous_link, at, batch);
-    check_link(kOp, "grad_link", grad_link, at, batch);
+    check_step(kOp, step, std::min(tape.size(0) - 1, grads.size(0)));
+    check_link(kOp, "previous_link", previous_link, batch * at.access.link_size);
+    check_link(kOp, "grad_link", grad_link, batch * at.access.link_size);
     const at::Tensor work = pooled_empty({most_threads(batch), at.access.scratch_size}, tape.options());
-    const C *const rows = cpu::data_of<const C>(tape), *const before = data_of<const C>(previous_link);
-    const C* const of_y = cpu::data_of<const C>(given);
-    C *const of_state = cpu::data_of<C>(grad_state), *const of_link = data_of<C>(grad_link);
-    C *const of_step = cpu::data_of<C>(grads) + step * batch * at.grad_size, *const scratch = cpu::data_of<C>(work);
-    C* const of_x = wants_x ? cpu::data_of<C>(grad_x) : nullptr;
+    const C *const rows = data_of<const C>(tape), *const before = data_of<const C>(previous_link);
+    const C* const of_y = data_of<const C>(given);
+    C *const of_state = data_of<C>(grad_state), *const of_link = data_of<C>(grad_link);
+    C *const of_step = data_of<C>(grads) + step * batch * at.grad_size, *const scratch = data_of<C>(work);
+    C* const of_x = wants_x ? data_of<C>(grad_x) : nullptr;
     const SampleTeam team(shape, batch, at.access.n, tape.options());
     for_each_share(shape, batch, 2, team, [&](Span own, int64_t t) {
       const int64_t b = own.begin;
-      kernels.cell.backward(shape,
-                            {own.size(), cpu::data_of<const C>(packed), rows + (step * batch + b) * row,
-                             before ? before + b * link_size : nullptr, rows + ((step + 1) * batch + b) * row,
-                             of_y ? of_y + b * shape.y_size() : nullptr, of_state + b * at.state_size,
-                             of_link ? of_link + b * link_size : nullptr, of_step + b * at.grad_size,
-                             of_x ? of_x + b * shape.input : nullptr, scratch + t * at.access.scratch_size, team.get()});
+      kernels.cell.backward(
+          shape,
+          {own.size(), data_of<const C>(packed), rows + (step * batch + b) * row, before ? before + b * link_size : nullptr,
+           rows + ((step + 1) * batch + b) * row, of_y ? of_y + b * shape.y_size() : nullptr, of_state + b * at.state_size,
+           of_link ? of_link + b * link_size : nullptr, of_step + b * at.grad_size, of_x ? of_x + b * shape.input : nullptr,
+           scratch + t * at.access.scratch_size, team.get()});
     });
   });
   return grad_x;
@@ -169,17 +139,17 @@ void memory_step_relink_cpu(std::string_view model, at::ArrayRef<double> options
                             const at::Tensor& tape, const std::optional<at::Tensor>& previous_link, at::Tensor& next_link,
                             int64_t step) {
   constexpr const char* kOp = "memory_step_relink";
-  const CellShape shape = step_shape(kOp, model, options, sizes, 0);
-  with_memory_kernels(tape.scalar_type(), [&](auto kernel_type, const auto& kernels) {
+  const CellShape shape = cell_shape(MemoryStepSizes(kOp, model, options, sizes), 0);
+  with_kernels(memory_kernels(), tape.scalar_type(), [&](auto kernel_type, const auto& kernels) {
     using C = typename decltype(kernel_type)::type;
     const CellLayout<C> at(shape);
     const int64_t batch = tape.size(1), row = at.row_size, link_size = at.access.link_size;
     check_rows(kOp, "tape", tape, {tape.size(0), batch, row});
-    check_link<C>(kOp, "previous_link", previous_link, at, batch);
-    check_link<C>(kOp, "next_link", next_link, at, batch);
-    CHECK_ARG(kOp, "step", step >= 0 && step + 1 < tape.size(0), "must be on the tape, got ", step);
-    const C *const rows = cpu::data_of<const C>(tape), *const before = data_of<const C>(previous_link);
-    C* const after = cpu::data_of<C>(next_link);
+    check_link(kOp, "previous_link", previous_link, batch * at.access.link_size);
+    check_link(kOp, "next_link", next_link, batch * at.access.link_size);
+    check_step(kOp, step, tape.size(0) - 1);
+    const C *const rows = data_of<const C>(tape), *const before = data_of<const C>(previous_link);
+    C* const after = data_of<C>(next_link);
     const SampleTeam team(shape, batch, at.access.n, tape.options());
     for_each_share(shape, batch, 1, team, [&](Span own, int64_t) {
       const int64_t b = own.begin;
@@ -198,7 +168,7 @@ std::vector<at::Tensor> memory_step_weight_gradients_cpu(std::string_view model,
   const CellShape shape = cell_shape(sizes, 0);
   std::vector<at::Tensor> result;
   for (const Shape& s : sizes.weight_shapes()) result.push_back(pooled_empty(s, inputs.options()));
-  with_memory_kernels(inputs.scalar_type(), [&](auto kernel_type, const auto& kernels) {
+  with_kernels(memory_kernels(), inputs.scalar_type(), [&](auto kernel_type, const auto& kernels) {
     using C = typename decltype(kernel_type)::type;
     const CellLayout<C> at(shape);
     const int64_t steps = inputs.size(0), batch = inputs.size(1), threads = at::get_num_threads();
@@ -206,11 +176,11 @@ std::vector<at::Tensor> memory_step_weight_gradients_cpu(std::string_view model,
     check_rows(kOp, "tape", tape, {steps + 1, batch, at.row_size});
     check_rows(kOp, "grads", grads, {steps, batch, at.grad_size});
     const WeightPointers<C> wanted(sizes, result);
-    const C* const seen = cpu::data_of<const C>(tape) + at.features;
+    const C* const seen = data_of<const C>(tape) + at.features;
     in_threads(threads, [&](int64_t t) {
       kernels.cell.weight_gradients(shape,
-                                    {steps * batch, cpu::data_of<const C>(inputs), seen, seen + batch * at.row_size,
-                                     at.row_size, cpu::data_of<const C>(grads), *wanted},
+                                    {steps * batch, data_of<const C>(inputs), seen, seen + batch * at.row_size, at.row_size,
+                                     data_of<const C>(grads), *wanted},
                                     t, threads);
     });
   });
@@ -224,12 +194,12 @@ void memory_step_import_cpu(std::string_view model, at::ArrayRef<double> options
   const MemorySizes sizes(kOp, model, options, inputs, weights, {num_locations});
   const CellShape shape = cell_shape(sizes, 0);
   const std::vector<at::Tensor> held = sizes.checked_state(kOp, "state", state, inputs);
-  with_memory_kernels(rows.scalar_type(), [&](auto kernel_type, const auto& kernels) {
+  with_kernels(memory_kernels(), rows.scalar_type(), [&](auto kernel_type, const auto& kernels) {
     using C = typename decltype(kernel_type)::type;
     const CellLayout<C> at(shape);
     check_state_rows(kOp, rows, sizes.batch, at.state_size);
-    kernels.cell.import_state(shape, cell_state<const C>(sizes, held), Span{0, sizes.batch}, is_gradient,
-                              cpu::data_of<C>(rows), rows.size(1));
+    kernels.cell.import_state(shape, cell_state<const C>(sizes, held), Span{0, sizes.batch}, is_gradient, data_of<C>(rows),
+                              rows.size(1));
   });
 }
 
@@ -242,12 +212,11 @@ std::vector<at::Tensor> memory_step_export_cpu(std::string_view model, at::Array
   std::vector<at::Tensor> state;
   for (const Shape& s : sizes.state_shapes()) state.push_back(pooled_empty(s, rows.options()));
   if (sizes.linked) state[MemorySizes::kLink] = at::empty({0}, rows.options());
-  with_memory_kernels(rows.scalar_type(), [&](auto kernel_type, const auto& kernels) {
+  with_kernels(memory_kernels(), rows.scalar_type(), [&](auto kernel_type, const auto& kernels) {
     using C = typename decltype(kernel_type)::type;
     const CellLayout<C> at(shape);
     check_state_rows(kOp, rows, sizes.batch, at.state_size);
-    kernels.cell.export_state(shape, cpu::data_of<const C>(rows), rows.size(1), cell_state<C>(sizes, state),
-                              Span{0, sizes.batch});
+    kernels.cell.export_state(shape, data_of<const C>(rows), rows.size(1), cell_state<C>(sizes, state), Span{0, sizes.batch});
   });
   return state;
 }
@@ -255,9 +224,9 @@ std::vector<at::Tensor> memory_step_export_cpu(std::string_view model, at::Array
 // (a row of the tape, the state's part of it, a row of gradients)
 std::vector<int64_t> memory_step_layout(std::string_view model, at::ArrayRef<double> options, at::IntArrayRef sizes,
                                         at::ScalarType dtype) {
-  const CellShape shape = step_shape("memory_step_layout", model, options, sizes, 0);
+  const CellShape shape = cell_shape(MemoryStepSizes("memory_step_layout", model, options, sizes), 0);
   std::vector<int64_t> result;
-  with_memory_kernels(dtype, [&](auto kernel_type, const auto&) {
+  with_kernels(memory_kernels(), dtype, [&](auto kernel_type, const auto&) {
     using C = typename decltype(kernel_type)::type;
     const CellLayout<C> at(shape);
     result = {at.row_size, at.state_size, at.grad_size};

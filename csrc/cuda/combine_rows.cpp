@@ -14,11 +14,6 @@ namespace {
 
 using at::Tensor;
 
-template <class T>
-T* data_or_null_of(const Tensor& t) {
-  return t.defined() ? static_cast<T*>(t.mutable_data_ptr()) : nullptr;
-}
-
 Tensor combine_rows_cuda(const Tensor& y, const Tensor& weights) {
   const LaunchScope scope(y);
   const CombineRowsForwardArgs a(y, weights);
@@ -40,7 +35,7 @@ std::tuple<Tensor, Tensor> combine_rows_backward_cuda(const Tensor& grad, const 
     check_launch(a.kOp, launch_combine_rows_backward<T>(
                             {a.batch, a.choices, a.width}, static_cast<const T*>(a.grad.const_data_ptr()),
                             static_cast<const T*>(a.y.const_data_ptr()), static_cast<const T*>(a.weights.const_data_ptr()),
-                            data_or_null_of<T>(a.grad_y), data_or_null_of<T>(a.grad_weights), scope.stream()));
+                            data_of<T>(a.grad_y), data_of<T>(a.grad_weights), scope.stream()));
   });
   const auto or_empty = [&](const Tensor& t) { return t.defined() ? t : at::empty({0}, a.y.options()); };
   return {or_empty(a.grad_y), or_empty(a.grad_weights)};

@@ -49,9 +49,13 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> grouped
   const GroupedRows rows = rows_of(a.routing);
   with_kernel_type(a.kOp, grad.scalar_type(), [&](auto kernel_type) {
     using T = typename decltype(kernel_type)::type;
-    const GroupedLinearBackward<T> p{
-        data_or_null<T>(a.grad), data_or_null<T>(a.y), data_or_null<T>(a.x), static_cast<T*>(a.grad_x.mutable_data_ptr()),
-        a.in_features,           a.out_features,       allows_tf32()};
+    const GroupedLinearBackward<T> p{data_of<const T>(a.grad),
+                                     data_of<const T>(a.y),
+                                     data_of<const T>(a.x),
+                                     static_cast<T*>(a.grad_x.mutable_data_ptr()),
+                                     a.in_features,
+                                     a.out_features,
+                                     allows_tf32()};
     if (a.wants_x) {
       const auto pointers = a.weights->pointers<const T>();
       const GroupedModules<const T> parameters{a.modules.data(), a.entries(), pointers.data(), nullptr};

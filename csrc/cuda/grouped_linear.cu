@@ -447,6 +447,23 @@ cudaError_t with_tile_shape(const GroupedRows& rows, int64_t cols, const LaunchS
   return large ? launch_shape(LargeTile()) : launch_shape(SmallTile());
 }
 
+// A product that has samples as rows, of so many columns: kernel_of(arithmetic, shape, table) for each part of the modules.
+template <class T, class Params, class KernelOf>
+cudaError_t launch_on_samples(const Params& p, const GroupedRows& rows, const GroupedModules<const T>& modules, int64_t cols,
+                              cudaStream_t stream, const KernelOf& kernel_of) {
+  if (rows.batch == 0 || cols == 0) return cudaSuccess;
+  return with_arithmetic<T>(p.tf32, [&](auto tf32) {
+    return with_tile_shape(rows, cols, [&](auto shape) {
+      using Shape = decltype(shape);
+      const size_t shared = tile_shared_bytes<Shape, T, decltype(tf32)::value>(Shape::kRows);
+      return for_each_part(rows.num_modules, modules, [&](const Part& part, const auto& table) {
+        return launch(kernel_of(tf32, shape, table), sample_grid<Shape>(rows, part, cols), dim3(kThreads), shared, stream, p,
+                      rows, part, table);
+      });
+    });
+  });
+}
+
 constexpr int64_t kSplitGrid = 512;        // splits are made until there are so many blocks
 constexpr int64_t kMinSplitSamples = 128;  // or they have so few samples on average
 
@@ -467,36 +484,16 @@ static_assert(kSplitGrid <= kLargeTable, "more modules than fit into one part ar
 template <class T>
 cudaError_t launch_grouped_linear(const GroupedLinearForward<T>& p, const GroupedRows& rows,
                                   const GroupedModules<const T>& modules, cudaStream_t stream) {
-  if (rows.batch == 0 || p.out_features == 0) return cudaSuccess;
-  return with_arithmetic<T>(p.tf32, [&](auto tf32) {
-    constexpr bool kTf32 = decltype(tf32)::value;
-    return with_tile_shape(rows, p.out_features, [&](auto shape) {
-      using Shape = decltype(shape);
-      const size_t shared = tile_shared_bytes<Shape, T, kTf32>(Shape::kRows);
-      return for_each_part(rows.num_modules, modules, [&](const Part& part, const auto& table) {
-        using Table = std::decay_t<decltype(table)>;
-        return launch(grouped_linear_forward_kernel<T, kTf32, Shape, Table>, sample_grid<Shape>(rows, part, p.out_features),
-                      dim3(kThreads), shared, stream, p, rows, part, table);
-      });
-    });
+  return launch_on_samples(p, rows, modules, p.out_features, stream, [](auto tf32, auto shape, const auto& table) {
+    return grouped_linear_forward_kernel<T, decltype(tf32)::value, decltype(shape), std::decay_t<decltype(table)>>;
   });
 }
 
 template <class T>
 cudaError_t launch_grouped_linear_grad_x(const GroupedLinearBackward<T>& p, const GroupedRows& rows,
                                          const GroupedModules<const T>& modules, cudaStream_t stream) {
-  if (rows.batch == 0 || p.in_features == 0) return cudaSuccess;
-  return with_arithmetic<T>(p.tf32, [&](auto tf32) {
-    constexpr bool kTf32 = decltype(tf32)::value;
-    return with_tile_shape(rows, p.in_features, [&](auto shape) {
-      using Shape = decltype(shape);
-      const size_t shared = tile_shared_bytes<Shape, T, kTf32>(Shape::kRows);
-      return for_each_part(rows.num_modules, modules, [&](const Part& part, const auto& table) {
-        using Table = std::decay_t<decltype(table)>;
-        return launch(grouped_linear_grad_x_kernel<T, kTf32, Shape, Table>, sample_grid<Shape>(rows, part, p.in_features),
-                      dim3(kThreads), shared, stream, p, rows, part, table);
-      });
-    });
+  return launch_on_samples(p, rows, modules, p.in_features, stream, [](auto tf32, auto shape, const auto& table) {
+    return grouped_linear_grad_x_kernel<T, decltype(tf32)::value, decltype(shape), std::decay_t<decltype(table)>>;
   });
 }
 

@@ -121,7 +121,7 @@ Tensor taken_backward_cuda(TensorList grads, const std::optional<Tensor>& scale,
     const Parts<T> parts(a);
     const auto given = pointers_of<const T>(a.grads);
     check_launch(kOp, launch_taken_backward<T>(parts.get(), given.data(), static_cast<int64_t>(given.size()),
-                                               data_or_null<T>(a.scale), found.mutable_data_ptr<T>(), scope.stream()));
+                                               data_of<const T>(a.scale), found.mutable_data_ptr<T>(), scope.stream()));
   });
   return found;
 }

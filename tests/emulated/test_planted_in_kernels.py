@@ -26,7 +26,7 @@ class Bug(NamedTuple):
     file: str = ""  # a header that the kernel includes; else the bug is in the .cu file
 
 
-PLAN, LINEAR = "dispatch_plan", "grouped_linear"
+PLAN, LINEAR, TILE = "dispatch_plan", "grouped_linear", "tile_product.cuh"
 MEMORY, STEP, NTM = "memory/memory_ops", "memory/dnc_step", "memory/ntm_step"
 CELL = "memory/memory_cell"
 SEQUENCE = "memory/ntm_sequence"
@@ -81,14 +81,19 @@ BUGS = {
         WRONG,
     ),
     "linear, no barrier after the first step is put": Bug(
-        LINEAR, f"b.put(load_b, buffer);\n{BARRIER}", "b.put(load_b, buffer);\n", WRONG
+        LINEAR, f"b.put(load_b, buffer);\n{BARRIER}", "b.put(load_b, buffer);\n", WRONG, file=TILE
     ),
     "linear, no barrier after the next step is put": Bug(
-        LINEAR, f"b.put(load_b, buffer);\n    {BARRIER}", "b.put(load_b, buffer);\n", WRONG
+        LINEAR, f"b.put(load_b, buffer);\n    {BARRIER}", "b.put(load_b, buffer);\n", WRONG, file=TILE
     ),
-    "linear, one buffer instead of two": Bug(LINEAR, "      buffer = 1 - buffer;\n", "", WRONG),
+    "linear, one buffer instead of two": Bug(LINEAR, "      buffer = 1 - buffer;\n", "", WRONG, file=TILE),
     "linear, too little shared memory": Bug(
-        LINEAR, "  arena.reserve<int64_t>(samples);\n", "  arena.reserve<int64_t>(samples - 2);\n", REFUSED, "launch gave"
+        LINEAR,
+        "  arena.reserve<int64_t>(samples);\n",
+        "  arena.reserve<int64_t>(samples - 2);\n",
+        REFUSED,
+        "launch gave",
+        file=TILE,
     ),
     "linear, fewer slots than tiles": Bug(
         LINEAR, "rows.batch / Shape::kRows + part.buckets)", "rows.batch / Shape::kRows + part.buckets - 1)", WRONG
@@ -194,8 +199,8 @@ BUGS = {
     ),
     "sequence, no barrier before gradients of the features are added": Bug(
         SEQUENCE,
-        "run.recurrent, work.partials);\n  group.sync();\n",
-        "run.recurrent, work.partials);\n",
+        "weights.recurrent, work.partials);\n  group.sync();\n",
+        "weights.recurrent, work.partials);\n",
         WRONG,
         file=PASS_OF_SEQUENCE,
     ),

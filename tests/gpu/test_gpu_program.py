@@ -81,7 +81,8 @@ def test_rows_work(capsys: pytest.CaptureFixture[str]) -> None:
     timer = Timer("cpu", 0.0)
     found = ceilings(timer, tiny=True)
     rows = list(all_rows(timer, tiny=True))
-    assert {row["bench"] for row in rows} == {"dispatch_plan", "gather_rows", "scatter_rows", "selection", "routing_step"}
+    benches = {"dispatch_plan", "gather_rows", "scatter_rows", "selection", "routing_step", "dnc_sequence"}
+    assert {row["bench"] for row in rows} == benches
     assert all(len(side["us"]) == 3 for row in rows for side in row["sides"].values())
     assert {f"gflop_s_{row['case']['dtype']}" for row in rows if "gflop_s" in row} <= found.keys()
     json.dumps(rows)

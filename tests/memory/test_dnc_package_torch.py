@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import io
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from helpers import normal
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
+from torch_cases import Doubled, check_two_processes_train_as_one
 
 from routing_ext.memory.dnc_package import DNC
 
@@ -58,13 +57,6 @@ def results(network: DNC, x: Tensor, forward: Any = None) -> list[Tensor]:
     found = tensors(network if forward is None else forward, x, beginning(network, x.size(0)))
     loss = torch.stack([t.square().sum() for t in found]).sum()
     return [*found, *torch.autograd.grad(loss, [x, *network.parameters()])]
-
-
-@pytest.fixture
-def fresh_compiler() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
 
 
 @pytest.mark.usefixtures("fresh_compiler")
@@ -165,14 +157,6 @@ def test_functional_call(network: DNC) -> None:
     torch.testing.assert_close(found, torch.autograd.grad(expected.sum(), list(network.parameters())))
 
 
-class Doubled(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return 2 * x
-
-    def right_inverse(self, x: Tensor) -> Tensor:
-        return x / 2
-
-
 def test_parametrized_weights(network: DNC) -> None:
     x = inputs()
     expected = network(x, beginning(network))[0]
@@ -224,17 +208,6 @@ def trained(rank: int | None) -> dict[str, Tensor]:
     return {name: p.detach() for name, p in network.named_parameters()}
 
 
-def work(rank: int, folder: str) -> None:
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    torch.save(trained(rank), f"{folder}/{rank}.pt")
-    distributed.destroy_process_group()
-
-
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    mp.spawn(work, (str(tmp_path),), nprocs=2)
-    expected = trained(None)
-    for rank in range(2):
-        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), expected)
+    check_two_processes_train_as_one(trained, tmp_path)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import io
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from helpers import normal
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
+from torch_cases import Doubled, check_two_processes_train_as_one
 
 from routing_ext.memory import DNC, NTM, MemoryLayer
 
@@ -52,13 +52,6 @@ def results(layer: Layer, x: Tensor, forward: Callable[..., Any] | None = None) 
     y, state = (layer if forward is None else forward)(x)
     wanted = [x, *layer.parameters()]
     return [y, *state, *torch.autograd.grad(y.square().sum() + state.memory.square().sum(), wanted)]
-
-
-@pytest.fixture
-def fresh_compiler() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
 
 
 # ---- compilers --------------------------------------------------------------------------------------------------------------
@@ -220,14 +213,6 @@ def test_functional_call(make: Callable[..., MemoryLayer[Any]]) -> None:
     torch.testing.assert_close(found, torch.autograd.grad(expected.sum(), list(other.parameters())))
 
 
-class Doubled(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return 2 * x
-
-    def right_inverse(self, x: Tensor) -> Tensor:
-        return x / 2
-
-
 def test_parametrized_weights(make: Callable[..., MemoryLayer[Any]]) -> None:
     layer, x = make(), inputs()
     expected = layer(x)[0]
@@ -274,18 +259,7 @@ def trained(kind: str, rank: int | None) -> dict[str, Tensor]:
     return {name: p.detach() for name, p in layer.named_parameters()}
 
 
-def work(rank: int, folder: str, kind: str) -> None:
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    torch.save(trained(kind, rank), f"{folder}/{rank}.pt")
-    distributed.destroy_process_group()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dnc", "ntm"])
 def test_two_processes_train_as_one(tmp_path: Path, kind: str) -> None:
-    mp.spawn(work, (str(tmp_path), kind), nprocs=2)
-    expected = trained(kind, None)
-    for rank in range(2):
-        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), expected)
+    check_two_processes_train_as_one(functools.partial(trained, kind), tmp_path)

@@ -92,10 +92,4 @@ __device__ __forceinline__ T above_eps(T x) {
   return (x > T(0) ? x : T(0)) + T(kEpsilon);
 }
 
-inline bool countable(const StepShape& s) {
-  const int64_t most = larger(larger(s.writes, s.reads), 1);
-  return countable(most * larger(s.locations, s.word)) && countable(s.interface_size()) && countable(s.batch) &&
-         countable(s.reads * (2 * s.writes + 1));
-}
-
 }  // namespace routing_ext::cuda

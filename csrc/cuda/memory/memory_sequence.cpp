@@ -21,6 +21,8 @@
 #include <utility>
 #include <vector>
 
+#include "../../common/memory_links.h"
+#include "../../common/memory_masks_args.h"
 #include "network.h"
 #include "sequence_launch.h"
 
@@ -34,18 +36,10 @@ using Optional = std::optional<Tensor>;
 class Masks {
  public:
   Masks(const char* op, const MemorySizes& s, const Optional& lengths, const Optional& resets, const Tensor& x)
-      : batch_(s.batch) {
-    if (lengths) {
-      CHECK_ARG(op, "lengths", lengths->sizes() == at::IntArrayRef({s.batch}) && lengths->scalar_type() == at::kLong,
-                "must be int64 of shape [", s.batch, "], got ", lengths->scalar_type(), " of ", lengths->sizes());
-      CHECK_ARG(op, "lengths", lengths->device() == x.device(), "must be on ", x.device(), ", got ", lengths->device());
-      lengths_ = at::clamp(*lengths, 0, s.steps).contiguous();
-    }
-    if (!resets) return;
-    CHECK_ARG(op, "resets", resets->sizes() == at::IntArrayRef({s.steps, s.batch}) && resets->scalar_type() == at::kBool,
-              "must be bool of shape [", s.steps, ", ", s.batch, "], got ", resets->scalar_type(), " of ", resets->sizes());
-    CHECK_ARG(op, "resets", resets->device() == x.device(), "must be on ", x.device(), ", got ", resets->device());
-    resets_ = resets->contiguous();
+      : batch_(s.batch),
+        lengths_(checked_lengths(op, lengths, s.batch, x.device())),
+        resets_(checked_resets(op, resets, s.steps, s.batch, x.device())) {
+    if (lengths_.defined()) lengths_ = at::clamp(lengths_, 0, s.steps);
   }
   bool any() const { return lengths_.defined() || resets_.defined(); }
   bool has_lengths() const { return lengths_.defined(); }
@@ -57,11 +51,10 @@ class Masks {
   Tensor lengths_, resets_;
 };
 
-// Elements of the second tensor of the tape: links [B,V,N,N] after steps link_every, 2 link_every, ... < T. As many as on the
-// CPU, where rows are padded.
+// Elements of the second tensor of the tape: links [B,V,N,N]. As many as on the CPU, where rows are padded.
 int64_t links_on_tape(const MemorySizes& s, int64_t link_every, int64_t element_size) {
-  const int64_t kept = s.steps > 0 && s.linked ? (s.steps - 1) / link_every : 0;
-  return kept * s.batch * s.writes * s.locations * round_up(s.locations, 64 / element_size);
+  const int64_t kept = s.linked ? kept_links(s.steps, link_every) : 0;
+  return kept * s.batch * s.writes * s.locations * padded_locations(s.locations, element_size);
 }
 
 // The accessor's state with which samples begin anew; nothing if there are no resets.
@@ -185,7 +178,7 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> memory_sequence_cud
     using C = typename decltype(kernel_type)::type;
     const cudaStream_t stream = scope.stream();
     const InitialState<C> initial(net, masks, a.reset_memory, options, stream);
-    const Tensor scratch = step_scratch<C>(net, false, options);
+    const Tensor scratch = step_scratch<C>(net.step, false, options);
     const StepContext<C> run{net, w, tape, *initial, scratch.mutable_data_ptr(), stream};
     Moves<C> imports(net);
     add_import(imports, net, before, state_at(tape.state, 0), false);
@@ -289,7 +282,7 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>, Tensor> memory_sequ
     using C = typename decltype(kernel_type)::type;
     const cudaStream_t stream = scope.stream();
     const InitialState<C> initial(net, masks, a.reset_memory, options, stream);
-    const Tensor scratch = step_scratch<C>(net, true, options);
+    const Tensor scratch = step_scratch<C>(net.step, true, options);
     const StepContext<C> run{net, w, tape, *initial, scratch.mutable_data_ptr(), stream};
 
     // Of what each step gives. Without a controller, the inputs are the interface.

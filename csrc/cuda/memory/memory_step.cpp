@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "../../common/memory_step_args.h"
 #include "network.h"
 
 namespace routing_ext::cuda {
@@ -17,32 +18,19 @@ using Optional = std::optional<Tensor>;
 
 Network network(const char* op, std::string_view model, at::ArrayRef<double> options, at::IntArrayRef sizes, int64_t batch,
                 double clip_value = 0) {
-  CHECK_ARG(op, "model", model == "dnc" || model == "ntm", "must be dnc or ntm, got ", model);
-  CHECK_ARG(op, "sizes", sizes.size() == 8, "must have 8 numbers, got ", sizes);
-  const MemoryOptions read = memory_options(op, options);
-  return {op,       {model == "dnc", batch, sizes[3], sizes[4], sizes[5], sizes[6], sizes[7], read},
-          sizes[0], sizes[1],
-          sizes[2], clip_value};
+  return Network(op, MemoryStepSizes(op, model, options, sizes), batch, clip_value);
 }
 
-void check_rows(const char* op, const char* argument, const Tensor& t, at::IntArrayRef expected) {
-  CHECK_ARG(op, argument, t.sizes() == expected && t.is_contiguous(), "must be contiguous of shape ", expected, ", got ",
-            t.sizes());
-}
 void check_tape(const Network& net, std::string_view model, at::ArrayRef<double> options, const Tensor& tape) {
   check_rows(net.op, "tape", tape, {tape.size(0), net.batch(), row_size(net, model, options, tape.scalar_type())});
 }
 void check_weights(const Network& net, const Tensor& packed) {
   CHECK_ARG(net.op, "packed", packed.numel() == Weights::packed_size(net), "must be the packed weights");
 }
-void check_step(const Network& net, const Tensor& tape, int64_t step) {
-  CHECK_ARG(net.op, "step", step >= 0 && step + 1 < tape.size(0), "must be on the tape, got ", step);
-}
 template <class C>
 Rows<C> link_rows(const Network& net, const char* argument, const Optional& link) {
   if (!link || net.link() == 0) return {};
-  CHECK_ARG(net.op, argument, link->numel() == net.batch() * net.link() && link->is_contiguous(), "must be contiguous with ",
-            net.batch() * net.link(), " elements, got ", link->sizes());
+  check_link(net.op, argument, link, net.batch() * net.link());
   return {data_of<C>(*link), net.link()};
 }
 
@@ -62,19 +50,17 @@ Tensor memory_step_cuda(std::string_view model, at::ArrayRef<double> options, at
                         const Optional& next_link, int64_t from, int64_t to) {
   const LaunchScope scope(x);
   const Network net = network("memory_step", model, options, sizes, rows.size(1), clip_value);
-  check_rows(net.op, "x", x, {net.batch(), net.input});
-  CHECK_DTYPE(net.op, x, rows.scalar_type());
+  check_inputs(net.op, x, rows, net.input);
   check_tape(net, model, options, rows);
   check_weights(net, packed);
-  CHECK_ARG(net.op, "to", std::min(from, to) >= 0 && std::max(from, to) < rows.size(0) && to <= inputs.size(0),
-            "must be on the tape, got ", from, " and ", to);
+  check_times(net.op, from, to, rows, inputs);
   const Weights w(net, packed);
   const Tape tape(net, rows);
   const Tensor y = at::empty({1, net.batch(), net.y_size()}, x.options());
   inputs[std::max<int64_t>(to - 1, 0)].copy_(x);
   with_state_type(x.scalar_type(), [&](auto kernel_type) {
     using C = typename decltype(kernel_type)::type;
-    const Tensor scratch = step_scratch<C>(net, false, x.options());
+    const Tensor scratch = step_scratch<C>(net.step, false, x.options());
     const StepContext<C> run{net, w, tape, {}, scratch.mutable_data_ptr(), scope.stream()};
     Tensor gates = tape.gates[to];
     at::addmm_out(gates, w.gate_bias, x, w.input.t());
@@ -101,20 +87,16 @@ Tensor memory_step_backward_cuda(std::string_view model, at::ArrayRef<double> op
   const Network net = network("memory_step_backward", model, options, sizes, rows.size(1), clip_value);
   check_tape(net, model, options, rows);
   check_weights(net, packed);
-  check_step(net, rows, step);
+  check_step(net.op, step, std::min(rows.size(0) - 1, grads.size(0)));
   check_rows(net.op, "grad_state", grad_state, {net.batch(), grad_state.size(1)});
   check_rows(net.op, "grads", grads, {grads.size(0), net.batch(), grads.size(2)});
-  CHECK_ARG(net.op, "grads", step < grads.size(0), "must have the step, got ", step);
-  CHECK_ARG(net.op, "grad_y", !grad_y || grad_y->numel() == net.batch() * net.y_size(), "must have ",
-            net.batch() * net.y_size(), " elements, got ", grad_y->numel());
-  CHECK_ARG(net.op, "grad_y", !grad_y || grad_y->scalar_type() == rows.scalar_type(), "must have dtype ", rows.scalar_type(),
-            ", got ", grad_y->scalar_type());
+  check_grad_y(net.op, grad_y, rows, net.y_size());
   const Weights w(net, packed);
   const Tape tape(net, rows);
   Tensor grad_x = at::empty({wants_x ? net.batch() : 0, net.input}, rows.options());
   with_state_type(rows.scalar_type(), [&](auto kernel_type) {
     using C = typename decltype(kernel_type)::type;
-    const Tensor scratch = step_scratch<C>(net, true, rows.options());
+    const Tensor scratch = step_scratch<C>(net.step, true, rows.options());
     const StepContext<C> run{net, w, tape, {}, scratch.mutable_data_ptr(), scope.stream()};
     RowParts parts(grad_state);
     const StateRows of_state(net, parts);
@@ -143,7 +125,7 @@ void memory_step_relink_cuda(std::string_view model, at::ArrayRef<double> option
   const LaunchScope scope(rows);
   const Network net = network("memory_step_relink", model, options, sizes, rows.size(1));
   check_tape(net, model, options, rows);
-  check_step(net, rows, step);
+  check_step(net.op, step, rows.size(0) - 1);
   const Weights none(net, std::vector<Tensor>());
   const Tape tape(net, rows);
   with_state_type(rows.scalar_type(), [&](auto kernel_type) {

@@ -20,26 +20,10 @@
 
 #include "../../common/memory_sequence_args.h"
 #include "memory_cell.cuh"
-#include "ntm_record.cuh"
-#include "operator_glue.h"
+#include "step_glue.h"
 
 namespace routing_ext::cuda {
 
-template <class C>
-C* data_of(const at::Tensor& t) {
-  if (!t.defined()) return nullptr;
-  if constexpr (std::is_const_v<C>) {
-    return static_cast<C*>(t.const_data_ptr());
-  } else {
-    return static_cast<C*>(t.mutable_data_ptr());
-  }
-}
-// Of [B,...], of which each sample's part is contiguous. Not there if the tensor is not, or if it is empty.
-template <class C>
-Rows<C> sample_rows(const at::Tensor& t) {
-  if (!t.defined() || t.numel() == 0) return {};
-  return {data_of<C>(t), t.stride(0)};
-}
 // Of [times,B,size], at a time; a tensor of fewer times is used in turns.
 inline at::Tensor at_time(const at::Tensor& t, int64_t time) { return t.select(0, time % t.size(0)); }
 template <class C>
@@ -71,11 +55,19 @@ struct Network {
   int64_t input, hidden, output;  // I, H, O
   double clip;
 
-  Network(const char* op_, const MemorySizes& s, double clip_value)
-      : Network(op_, {s.dnc, s.batch, s.locations, s.word, s.writes, s.reads, s.shifts, s.options}, s.input, s.hidden,
-                s.output, clip_value) {}
-  Network(const char* op_, const StepShape& step_, int64_t input_, int64_t hidden_, int64_t output_, double clip_value)
-      : op(op_), step(step_), input(input_), hidden(hidden_), output(output_), clip(clip_value) {}
+  Network(const char* op_, const MemorySizes& s, double clip_value) : Network(op_, s, s.batch, clip_value) {
+    CHECK_ARG(op, "weights", !s.deaf && s.first_rows.empty(),
+              "must be of a controller that hears, and one by one for the parts of the interface, on this device");
+  }
+  // Of MemorySizes or MemoryStepSizes.
+  template <class Sizes>
+  Network(const char* op_, const Sizes& s, int64_t batch, double clip_value)
+      : op(op_),
+        step{s.dnc, batch, s.locations, s.word, s.writes, s.reads, s.shifts, s.options},
+        input(s.input),
+        hidden(s.hidden),
+        output(s.output),
+        clip(clip_value) {}
 
   int64_t batch() const { return step.batch; }
   int64_t reads() const { return step.reads * step.word; }
@@ -89,7 +81,7 @@ struct Network {
   int64_t link() const { return precedence() * step.locations; }
   int64_t write_weights() const { return step.writes * step.locations; }
   int64_t read_weights() const { return step.reads * step.locations; }
-  int64_t record() const { return step.dnc ? DncRecord(step).size : NtmRecord(step).size; }
+  int64_t record() const { return record_size(step); }
   double initial_memory() const { return step.options.zero_state ? 0 : 1e-6; }  // and read vectors
 };
 
@@ -361,13 +353,6 @@ void output_forward(const Network& net, const SequenceSamples& samples, const at
 
 // ---- one step --------------------------------------------------------------------------------------------------------------
 
-template <class C>
-at::Tensor step_scratch(const Network& net, bool backward, const at::TensorOptions& options) {
-  const StepShape& s = net.step;
-  if (!s.dnc) return scratch_of(backward ? ntm_step_backward_scratch_bytes<C>(s) : ntm_step_scratch_bytes<C>(s), options);
-  return scratch_of(backward ? dnc_step_backward_scratch_bytes<C>(s) : dnc_step_scratch_bytes<C>(s), options);
-}
-
 // What steps of a run have in common.
 template <class C>
 struct StepContext {
@@ -420,8 +405,7 @@ void step_forward(const StepContext<C>& run, const StepSamples& now, int64_t fro
   step.next = step_state<C>(state, to, next_link);
   step.read_vectors = sample_rows<C>(features.narrow(1, net.hidden, net.reads()));
   if (run.tape.record.defined()) step.record = rows_at<C>(run.tape.record, to);
-  check_launch(net.op, net.step.dnc ? launch_dnc_step(net.step, step, run.scratch, run.stream)
-                                    : launch_ntm_step(net.step, step, run.scratch, run.stream));
+  check_launch(net.op, launch_step(net.step, step, run.scratch, run.stream));
 }
 
 // grads, grad_cell: of the state after the step, become those of the state before. of_features [B,F]: of the features after
@@ -441,8 +425,7 @@ void step_backward(const StepContext<C>& run, const StepSamples& now, int64_t fr
   step.grad_next = read_only(grads), step.grad_previous = grads;
   step.grad_read_vectors = sample_rows<const C>(of_features.narrow(1, net.hidden, net.reads()));
   step.grad_interface = sample_rows<C>(of.interface);
-  check_launch(net.op, net.step.dnc ? launch_dnc_step_backward(net.step, step, run.scratch, run.stream)
-                                    : launch_ntm_step_backward(net.step, step, run.scratch, run.stream));
+  check_launch(net.op, launch_step_backward(net.step, step, run.scratch, run.stream));
   if (net.hidden == 0) return;
 
   if (net.normalised() > 0) {

@@ -32,28 +32,15 @@ __global__ void __launch_bounds__(kMaxGroup)
 
 // ---- launches --------------------------------------------------------------------------------------------------------------
 
-template <template <class> class Work, class T>
-SampleLaunch launch_of(const StepShape& shape) {
-  WorkspaceSize<T> size;
-  const Work<T> counted(size, NtmShape(shape));
-  return SampleLaunch(size);
-}
-template <class T>
-size_t scratch_bytes(const SampleLaunch& how, int64_t batch) {
-  return static_cast<size_t>(batch * how.scratch_elements) * sizeof(T);
-}
-bool is_valid(const StepShape& s) {
-  const int64_t heads = larger(s.writes, s.reads), row = larger(larger(s.locations, s.word), s.shifts);
-  return s.batch >= 0 && s.batch <= INT32_MAX && row <= INT32_MAX / heads && s.interface_size() <= INT32_MAX;
-}
-
-template <class T, class Kernel, class Params>
-cudaError_t launch_kernel(Kernel in_shared, Kernel in_scratch, const SampleLaunch& how, const StepShape& shape,
-                          const Params& step, void* scratch, cudaStream_t stream) {
-  if (!is_valid(shape)) return cudaErrorInvalidValue;
+template <class Work, class T, class Kernel, class Params>
+cudaError_t launch_kernel(Kernel in_shared, Kernel in_scratch, const StepShape& shape, const Params& step, void* scratch,
+                          cudaStream_t stream) {
   if (shape.batch == 0) return cudaSuccess;
+  if (!countable(shape)) return cudaErrorInvalidValue;
+  const NtmShape plan(shape);
+  const SampleLaunch how = sample_launch<Work, T>(plan);
   const dim3 blocks(static_cast<unsigned>(shape.batch)), threads(group_threads(larger(shape.locations, shape.word)));
-  return launch(how.in_shared ? in_shared : in_scratch, blocks, threads, how.shared_bytes, stream, NtmShape(shape), step,
+  return launch(how.in_shared ? in_shared : in_scratch, blocks, threads, how.shared_bytes, stream, plan, step,
                 static_cast<T*>(scratch), how.scratch_elements);
 }
 
@@ -61,22 +48,21 @@ cudaError_t launch_kernel(Kernel in_shared, Kernel in_scratch, const SampleLaunc
 
 template <class T>
 size_t ntm_step_scratch_bytes(const StepShape& shape) {
-  return scratch_bytes<T>(launch_of<NtmWork, T>(shape), shape.batch);
+  return sample_launch<NtmWork<T>, T>(NtmShape(shape)).template scratch_bytes<T>(shape.batch);
 }
 template <class T>
 cudaError_t launch_ntm_step(const StepShape& shape, const Step<T>& step, void* scratch, cudaStream_t stream) {
-  return launch_kernel<T>(ntm_step_kernel<T, true>, ntm_step_kernel<T, false>, launch_of<NtmWork, T>(shape), shape, step,
-                          scratch, stream);
+  return launch_kernel<NtmWork<T>, T>(ntm_step_kernel<T, true>, ntm_step_kernel<T, false>, shape, step, scratch, stream);
 }
 
 template <class T>
 size_t ntm_step_backward_scratch_bytes(const StepShape& shape) {
-  return scratch_bytes<T>(launch_of<NtmBackwardWork, T>(shape), shape.batch);
+  return sample_launch<NtmBackwardWork<T>, T>(NtmShape(shape)).template scratch_bytes<T>(shape.batch);
 }
 template <class T>
 cudaError_t launch_ntm_step_backward(const StepShape& shape, const StepBackward<T>& step, void* scratch, cudaStream_t stream) {
-  return launch_kernel<T>(ntm_step_backward_kernel<T, true>, ntm_step_backward_kernel<T, false>,
-                          launch_of<NtmBackwardWork, T>(shape), shape, step, scratch, stream);
+  return launch_kernel<NtmBackwardWork<T>, T>(ntm_step_backward_kernel<T, true>, ntm_step_backward_kernel<T, false>, shape,
+                                              step, scratch, stream);
 }
 
 #define INSTANTIATE(T)                                                                         \

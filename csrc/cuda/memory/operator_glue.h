@@ -23,27 +23,26 @@ inline at::Tensor scratch_of(size_t bytes, const at::TensorOptions& options) {
   return at::empty({static_cast<int64_t>(bytes)}, options.dtype(at::kByte));
 }
 
-// Tensors of the shapes of `results`. scratch_bytes(KernelType<T>(), shape) and launch(shape, tensors, scratch, stream) are
-// those of the kernel.
+// scratch_bytes(KernelType<T>(), shape) and launch(shape, tensors, scratch, stream) are those of the kernel.
 template <size_t count, class ScratchBytes, class Launch>
-std::array<at::Tensor, count> run_by_sample(const MemoryOpArgs& a, const char* const (&results)[count], double temperature,
-                                            const ScratchBytes& scratch_bytes, const Launch& launch) {
+std::array<at::Tensor, count> run_by_sample(const MemoryOpCall<count>& a, const ScratchBytes& scratch_bytes,
+                                            const Launch& launch) {
   const LaunchScope scope(first_defined(a.tensors));
   const Dimensions& d = a.sizes;
   const int64_t batch = d['B'];
   std::array<at::Tensor, count> out;
-  for (size_t i = 0; i < count; ++i) out[i] = at::empty(d.shape(results[i]), a.options);
+  for (size_t i = 0; i < count; ++i) out[i] = at::empty(d.shape(a.results[i]), a.options);
   if (batch == 0) return out;
-  const MemoryOpShape shape{batch, d['N'], d['W'], d['H'], d['V'], d['R'], d['S'], temperature};
+  const MemoryOpShape shape{batch, d['N'], d['W'], d['H'], d['V'], d['R'], d['S'], a.temperature.value_or(0)};
   with_state_type(a.dtype(), [&](auto kernel_type) {
     using T = typename decltype(kernel_type)::type;
     MemoryOpTensors<T> tensors;
     for (size_t i = 0; i < a.tensors.size(); ++i) {
       if (!a.tensors[i].defined()) continue;
-      tensors.in[i] = data_or_null<T>(a.tensors[i]), tensors.in_stride[i] = a.tensors[i].numel() / batch;
+      tensors.in[i] = data_of<const T>(a.tensors[i]), tensors.in_stride[i] = a.tensors[i].numel() / batch;
     }
     for (size_t i = 0; i < count; ++i) {
-      tensors.out[i] = static_cast<T*>(out[i].mutable_data_ptr()), tensors.out_stride[i] = out[i].numel() / batch;
+      tensors.out[i] = data_of<T>(out[i]), tensors.out_stride[i] = out[i].numel() / batch;
     }
     const at::Tensor scratch = scratch_of(scratch_bytes(kernel_type, shape), a.options);
     check_launch(a.op, launch(shape, tensors, scratch.mutable_data_ptr(), scope.stream()));

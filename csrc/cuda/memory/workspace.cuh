@@ -10,6 +10,7 @@
 #include "../launch.cuh"
 #include "../shared_arena.cuh"
 #include "group.cuh"
+#include "step.cuh"
 
 namespace routing_ext::cuda {
 
@@ -91,6 +92,13 @@ SampleLaunch sample_launch(const Shape& shape) {
   WorkspaceSize<T> size;
   [[maybe_unused]] const Arrays counted(size, shape);
   return SampleLaunch(size);
+}
+
+// Whether the kernels can take a step of this shape.
+inline bool countable(const StepShape& s) {
+  const int64_t most = larger(larger(s.writes, s.reads), 1);
+  return countable(most * larger(s.locations, s.word)) && countable(s.interface_size()) && countable(s.batch) &&
+         countable(s.reads * (2 * s.writes + 1));
 }
 
 }  // namespace routing_ext::cuda

@@ -36,8 +36,8 @@ struct MemorySizes {
 
   // The weights: four of the LSTM, weight and bias of each part of the interface, of its normalisation if there is one and,
   // perhaps, of the output layer. A deaf controller's first one has I columns. sizes: N; for a joined interface, and for the
-  // memory alone, which has no weights, N, W, V, R and S, and for a joined interface perhaps the parts by their numbers, in the
-  // order in which they lie there.
+  // memory alone, which has no weights, N, W, V, R and S, and for a joined interface perhaps the parts by their numbers, in
+  // the order in which they lie there.
   MemorySizes(const char* op, std::string_view model, at::ArrayRef<double> options_, const at::Tensor& x,
               at::TensorList weights, at::IntArrayRef sizes)
       : dnc(model == "dnc"),

@@ -157,9 +157,10 @@ TORCH_LIBRARY(routing_ext, m) {
 
   // A memory network over T steps: LSTM controller, accessor, output layer. x [T,B,I], float32 or float64, -> y [T,B,O].
   // model: "dnc" or "ntm". weights: w_ih [4H,I+R*W], w_hh [4H,H], b_ih [4H], b_hh [4H]; weight [n,H] and bias [n] of each of
-  // the parts of the interface, see InterfaceParts; weight [O,H+R*W] and bias [O] of the output. Without the last two, y
-  // [T,B,H+R*W] is the hidden state and then the read vectors. Without any, the memory is alone: x [T,B,IF] is the interface,
-  // y [T,B,R*W] the read vectors, and H is 0. sizes: N; for the memory alone N, W, V, R, S.
+  // the parts of the interface, see InterfaceParts; weight [IF] and bias [IF] of its normalisation, if the options have one;
+  // weight [O,H+R*W] and bias [O] of the output. Without the last two, y [T,B,H+R*W] is the hidden state and then the read
+  // vectors. Without any, the memory is alone: x [T,B,IF] is the interface, y [T,B,R*W] the read vectors, and H is 0.
+  // sizes: N; for the memory alone N, W, V, R, S.
   // On CPUs the interface may be one matrix [IF,H] and bias [IF]; then sizes are N, W, V, R, S and, where its parts do not lie
   // in their order, their numbers in that in which they lie. With w_ih [4H,I] the controller does not hear what was read.
   // state: memory [B,N,W], usage [B,N], precedence [B,V,N], link [B,V,N,N], write weights [B,V,N], read weights [B,R,N],

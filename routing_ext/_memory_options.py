@@ -105,16 +105,23 @@ class DncOptions(NamedTuple):
         return parts
 
 
-def numbers(options: DncOptions | None = None, *, output: str = "sigmoid", initial: str = "reference") -> list[float]:
+def numbers(
+    options: DncOptions | None = None,
+    *,
+    output: str = "sigmoid",
+    initial: str = "reference",
+    norm_eps: float | None = None,
+) -> list[float]:
     """The options as the raw operators want them: in the order of csrc/math/memory_interface.h, none if nothing differs.
 
     Args:
         options: of the step.
         output: of a sequence: ``"sigmoid"``, or ``"linear"`` for what the output layer gives.
         initial: of a sequence: its first state, ``"reference"``, or ``"zeros"``.
+        norm_eps: of a sequence: of the normalisation of its interface; None: it has none.
     """
     o = options or DncOptions()
-    if o == DncOptions() and (output, initial) == ("sigmoid", "reference"):
+    if o == DncOptions() and (output, initial, norm_eps) == ("sigmoid", "reference", None):
         return []
     return [
         CHOICES["usage"].index(o.usage),
@@ -128,12 +135,18 @@ def numbers(options: DncOptions | None = None, *, output: str = "sigmoid", initi
         not o.link,
         output == "linear",
         initial == "zeros",
+        -1 if norm_eps is None else norm_eps,
     ]
 
 
 def is_linked(model: str, options: Sequence[float]) -> bool:
     """Whether that is a DNC with a link; `options` as :func:`numbers` gives them."""
     return model == "dnc" and not (options and options[8])
+
+
+def is_normalised(options: Sequence[float]) -> bool:
+    """Whether the interface of a sequence is; `options` as :func:`numbers` gives them."""
+    return len(options) > 0 and options[11] >= 0
 
 
 def num_parts(model: str, options: Sequence[float]) -> int:

@@ -28,6 +28,7 @@ def install() -> emulated_build.Emulation:
     cuda.is_available = lambda: True
     cuda._lazy_init = lambda: None
     cuda.is_current_stream_capturing = lambda: False
+    cuda.is_bf16_supported = lambda including_emulation=True: True  # autocast asks
     cuda.current_stream = lambda device=None: None
     cuda.Event = _Event
 

@@ -11,7 +11,6 @@
 
 #include <algorithm>
 #include <array>
-#include <numeric>
 #include <optional>
 #include <string_view>
 #include <vector>
@@ -29,15 +28,16 @@ struct MemorySizes {
   int64_t steps, batch, input, hidden, output;     // T, B, I, H, O
   int64_t locations, word, writes, reads, shifts;  // N, W, V, R, S
   bool deaf = false;
-  std::vector<int64_t> interface;  // outputs of each part
-  // Of each part in the one matrix of a joined interface; empty: each has a matrix of its own.
-  std::vector<int64_t> first_rows;
+  std::vector<int64_t> interface;   // outputs of each part
+  int64_t interface_size;           // of all
+  std::vector<int64_t> first_rows;  // of each part in the matrix of a joined interface; empty: each has a matrix of its own
   MemoryOptions options;
   bool linked;  // a DNC with a link
 
-  // The weights: four of the LSTM, weight and bias of each part of the interface and, perhaps, of the output layer. A deaf
-  // controller's first one has I columns. sizes: N; for a joined interface, and for the memory alone, which has no weights, N,
-  // W, V, R and S, and for a joined interface perhaps the parts by their numbers, in the order in which they lie there.
+  // The weights: four of the LSTM, weight and bias of each part of the interface, of its normalisation if there is one and,
+  // perhaps, of the output layer. A deaf controller's first one has I columns. sizes: N; for a joined interface, and for the
+  // memory alone, which has no weights, N, W, V, R and S, and for a joined interface perhaps the parts by their numbers, in
+  // the order in which they lie there.
   MemorySizes(const char* op, std::string_view model, at::ArrayRef<double> options_, const at::Tensor& x,
               at::TensorList weights, at::IntArrayRef sizes)
       : dnc(model == "dnc"),
@@ -57,7 +57,8 @@ struct MemorySizes {
       return;
     }
     const bool joined = sizes.size() > 1;
-    const size_t without_output = 4 + 2 * (joined ? 1 : InterfaceParts(dnc, 1, 1, 1, 1, options).count);
+    const int64_t pairs = (joined ? 1 : InterfaceParts(dnc, 1, 1, 1, 1, options).count) + (options.normalises ? 1 : 0);
+    const size_t without_output = 4 + 2 * pairs;
     const size_t count = without_output + 2;
     CHECK_ARG(op, "weights", weights.size() == count || weights.size() == without_output, "must be ", count, " tensors for ",
               model, ", or ", without_output, " without an output layer, got ", weights.size());
@@ -83,7 +84,7 @@ struct MemorySizes {
     CHECK_ARG(op, "weights", dnc || shifts >= 1, "must be of at least one shift, got ", shifts);
 
     const InterfaceParts parts(dnc, writes, reads, word, shifts, options);
-    interface.assign(parts.sizes, parts.sizes + parts.count);
+    interface.assign(parts.sizes, parts.sizes + parts.count), interface_size = parts.total;
     if (joined) place_parts(op, sizes);
     const std::vector<Shape> shapes = weight_shapes();
     for (size_t i = 0; i < weights.size(); ++i) {
@@ -94,6 +95,8 @@ struct MemorySizes {
     }
   }
 
+  // Where the weights of the normalisation are.
+  size_t norm_at() const { return 4 + 2 * (first_rows.empty() ? interface.size() : 1); }
   int64_t y_size() const { return output > 0 ? output : hidden + reads * word; }
 
   std::vector<Shape> weight_shapes() const {
@@ -103,9 +106,9 @@ struct MemorySizes {
     if (first_rows.empty()) {
       for (const int64_t n : interface) shapes.push_back({n, hidden}), shapes.push_back({n});
     } else {
-      const int64_t n = std::accumulate(interface.begin(), interface.end(), int64_t{0});
-      shapes.push_back({n, hidden}), shapes.push_back({n});
+      shapes.push_back({interface_size, hidden}), shapes.push_back({interface_size});
     }
+    if (options.normalises) shapes.insert(shapes.end(), 2, {interface_size});
     if (output > 0) shapes.push_back({output, hidden + reads * word}), shapes.push_back({output});
     return shapes;
   }
@@ -166,9 +169,10 @@ struct MemorySizes {
     }
   }
   void of_memory(const char* op, at::IntArrayRef sizes) {
+    CHECK_ARG(op, "options", !options.normalises, "must be without a normalisation where there are no weights");
     take_sizes(op, sizes);
     const InterfaceParts parts(dnc, writes, reads, word, shifts, options);
-    interface.assign(parts.sizes, parts.sizes + parts.count);
+    interface.assign(parts.sizes, parts.sizes + parts.count), interface_size = parts.total;
     CHECK_ARG(op, "x", input == parts.total, "must have ", parts.total, " elements of the interface, got ", input);
   }
 };

@@ -16,7 +16,7 @@ struct MemoryStepSizes {
   bool dnc;
   int64_t input, hidden, output, locations, word, writes, reads, shifts;  // I, H, O, N, W, V, R, S
   MemoryOptions options;
-  static constexpr bool deaf = false;  // single steps are of controllers that hear what was read
+  static constexpr bool deaf = false;  // the controller of single steps hears what was read
 
   MemoryStepSizes(const char* op, std::string_view model, at::ArrayRef<double> options_, at::IntArrayRef sizes)
       : dnc(model == "dnc") {

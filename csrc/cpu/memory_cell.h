@@ -36,8 +36,10 @@ class WeightPointers {
       for (int64_t i = 0; i < s.interface[p]; ++i) rows_.push_back(weight + i * s.hidden), biases_.push_back(bias + i);
     }
     const auto data = [&](size_t i) { return i < weights.size() ? data_of<C>(weights[i]) : nullptr; };
-    const size_t output = 4 + 2 * (joined ? 1 : s.interface.size());
-    cell_ = {data(0), data(1), data(2), data(3), rows_.data(), biases_.data(), data(output), data(output + 1)};
+    const size_t norm = s.norm_at(), output = norm + (s.options.normalises ? 2 : 0);
+    cell_ = {data(0),        data(1), data(2), data(3),      rows_.data(),
+             biases_.data(), nullptr, nullptr, data(output), data(output + 1)};
+    if (s.options.normalises) cell_.norm = data(norm), cell_.norm_bias = data(norm + 1);
   }
   WeightPointers(const WeightPointers&) = delete;
   const CellWeights<C>& operator*() const { return cell_; }

@@ -22,6 +22,8 @@ struct CellShape {
   ROUTING_EXT_INLINE int64_t heard() const { return deaf ? 0 : read_size(); }
   ROUTING_EXT_INLINE int64_t seen() const { return hidden + heard(); }
   ROUTING_EXT_INLINE int64_t gates() const { return 4 * hidden; }
+  // Elements of the interface that are normalised: all or none.
+  ROUTING_EXT_INLINE int64_t normalised() const { return access.options.normalises ? access.interface_size() : 0; }
   ROUTING_EXT_INLINE int64_t y_size() const { return output > 0 ? output : features(); }
 };
 
@@ -36,9 +38,12 @@ struct CellLayout {
   int64_t gates, tanh_cell;  // [4H]: i, f, g, o behind their activations; [H]
   int64_t record;            // [record_size]
   int64_t slope;             // [O]: of y against what the output layer gives, zero where that is clipped
+  int64_t normed, scale;     // [IF], [1]: the interface before weight and bias of its normalisation, 1 / its deviation
   int64_t row_size;
-  // A row of gradients: of the gates before their activations, of the interface, and of what the output layer gives.
+  // A row of gradients: of the gates before their activations, of the interface before its normalisation, of what the output
+  // layer gives, and this step's share of those of weight and bias of the normalisation.
   int64_t grad_gates, grad_interface, grad_output;  // [4H], [IF], [O]
+  int64_t grad_norm, grad_norm_bias;                // [IF] twice
   int64_t grad_size;
 
   ROUTING_EXT_INLINE explicit CellLayout(const CellShape& s) : access(s.access) {
@@ -52,8 +57,10 @@ struct CellLayout {
     small = take(access.state_size), memory = take(access.memory_size);
     state_size = at;
     gates = take(s.gates()), tanh_cell = take(s.hidden), record = take(access.record_size), slope = take(s.output);
+    normed = take(s.normalised()), scale = take(s.normalised() > 0 ? 1 : 0);
     row_size = odd(at), at = 0;
     grad_gates = take(s.gates()), grad_interface = take(s.access.interface_size()), grad_output = take(s.output);
+    grad_norm = take(s.normalised()), grad_norm_bias = take(s.normalised());
     grad_size = odd(at);
   }
 
@@ -79,6 +86,7 @@ struct CellWeights {
   C *input, *hidden, *input_bias, *hidden_bias;  // [4H,I+heard], [4H,H], [4H], [4H]
   C* const* interface;                           // [IF] rows of [H], for they lie in several tensors
   C* const* interface_bias;                      // [IF] elements
+  C *norm, *norm_bias;                           // [IF] twice, of its normalisation
   C *output, *output_bias;                       // [O,F], [O]
 };
 
@@ -87,9 +95,11 @@ template <class C>
 struct PackedLayout {
   int64_t gates, interface, output;                 // panels of [I+seen,4H], [H,IF], [F,O]
   int64_t gates_bias, interface_bias, output_bias;  // [4H]: the sum of both, [IF], [O]
+  int64_t norm, norm_bias;                          // [IF] twice
   int64_t forward_size;
   int64_t from_output, from_interface;  // panels of [O,F], [IF,H]
   int64_t to_seen, to_input;            // panels of [4H,seen], [4H,I]
+  int64_t from_norm;                    // [IF]
   int64_t backward_size;
 
   ROUTING_EXT_INLINE explicit PackedLayout(const CellShape& s) {
@@ -103,9 +113,11 @@ struct PackedLayout {
     gates = take(s.input + s.seen(), s.gates());
     interface = take(s.hidden, interface_size), output = take(s.features(), s.output);
     gates_bias = take(1, s.gates()), interface_bias = take(1, interface_size), output_bias = take(1, s.output);
+    norm = take(1, s.normalised()), norm_bias = take(1, s.normalised());
     forward_size = at, at = 0;
     from_output = take(s.output, s.features()), from_interface = take(interface_size, s.hidden);
     to_seen = take(s.gates(), s.seen()), to_input = take(s.gates(), s.input);
+    from_norm = take(1, s.normalised());
     backward_size = at;
   }
 };

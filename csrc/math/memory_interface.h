@@ -14,12 +14,14 @@ struct MemoryOptions {
   double mask_min;
   bool erases_freed, sharpens_link, unlinked;
   bool linear_output, zero_state;  // of a sequence
+  bool normalises;                 // the interface, of a sequence: (x - mean) / sqrt(variance + epsilon) * weight + bias
+  double epsilon;
 
-  static constexpr int kCount = 11;  // numbers, in this order; usage is 0 for reference, 1 for paper, 2 for package
+  static constexpr int kCount = 12;  // numbers, in this order; usage is 0 for reference, 1 for paper, 2 for package
   static MemoryOptions of(const double* numbers) {
     const auto flag = [&](int i) { return numbers[i] != 0; };
-    return {flag(0),    numbers[0] == 1, numbers[1], flag(2), flag(3), flag(4), numbers[5] >= 0,
-            numbers[5], flag(6),         flag(7),    flag(8), flag(9), flag(10)};
+    return {flag(0), numbers[0] == 1, numbers[1], flag(2), flag(3),  flag(4),          numbers[5] >= 0, numbers[5],
+            flag(6), flag(7),         flag(8),    flag(9), flag(10), numbers[11] >= 0, numbers[11]};
   }
 };
 

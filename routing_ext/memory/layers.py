@@ -30,8 +30,7 @@ class Cell(nn.Module):
         hidden_size: H.
         parts: widths of the parts of the interface, in the order of the operators.
         bias: of an LSTM and the interface.
-        layer_norm: of the whole interface, before its activations. It takes single steps: the operators of whole sequences
-            have a linear interface.
+        layer_norm: of the whole interface, before its activations.
         factory: device and dtype.
     """
 
@@ -46,20 +45,22 @@ class Cell(nn.Module):
         factory: dict[str, Any],
     ) -> None:
         super().__init__()
-        self.is_fused = controller is None and not layer_norm
+        self.is_fused = controller is None
         self.controller: Any = nn.LSTMCell(input_size, hidden_size, bias, **factory) if controller is None else controller
         self.interface = nn.Linear(hidden_size, sum(parts), bias, **factory)
         self.norm = nn.LayerNorm(sum(parts), eps=1e-6, **factory) if layer_norm else None
         self.parts = list(parts)
 
     def weights(self) -> list[Tensor]:
-        """Of the LSTM and of the interface."""
+        """Of the LSTM, of the interface, and of its normalisation if there is one."""
         controller, interface = self.controller, self.interface
         weights: list[Tensor] = [controller.weight_ih, controller.weight_hh]
         if controller.bias:
-            return [*weights, controller.bias_ih, controller.bias_hh, interface.weight, interface.bias]
-        of_lstm, bias = weights[0].new_zeros(weights[0].size(0)), weights[0].new_zeros(interface.weight.size(0))
-        return [*weights, of_lstm, of_lstm, interface.weight, bias]
+            weights += [controller.bias_ih, controller.bias_hh, interface.weight, interface.bias]
+        else:
+            of_lstm, bias = weights[0].new_zeros(weights[0].size(0)), weights[0].new_zeros(interface.weight.size(0))
+            weights += [of_lstm, of_lstm, interface.weight, bias]
+        return weights if self.norm is None else [*weights, self.norm.weight, self.norm.bias]
 
     def signals(self, hidden: Tensor) -> Tensor:
         """The interface ``[B,IF]``."""
@@ -86,6 +87,20 @@ class Masks(NamedTuple):
         if self.lengths is None:
             return None
         return torch.arange(steps, device=self.lengths.device).unsqueeze(1) < self.lengths
+
+    def known_lengths(self, steps: int) -> list[int] | None:
+        """Where the host has them: not those of a compiler, nor those on a GPU, for which it would wait.
+
+        Raises:
+            RuntimeError: one of them is below 0 or above `steps`, as from the operators.
+        """
+        if self.lengths is None or self.lengths.device.type != "cpu" or torch.compiler.is_compiling():
+            return None
+        lengths: list[int] = self.lengths.tolist()
+        for length in sorted(lengths, reverse=True):
+            if not 0 <= length <= steps:
+                raise RuntimeError(f"memory_sequence: lengths must be from 0 to {steps}, got {length}")
+        return lengths
 
 
 class MemoryLayer(nn.Module, Generic[State]):
@@ -375,36 +390,96 @@ class MemoryLayer(nn.Module, Generic[State]):
             initial: dict[str, Any] = dict.fromkeys(self._State._fields)  # None: the operators know it
             state = self._State(**{**initial, "memory": self._initial_memory(layer, x.size(1))})
         reset_memory = None if masks.resets is None else self._initial_memory(layer, x.size(1))
+        cell = self._cell(layer)
         weights = self._places[layer].tensors(self, lambda: self._weights(layer))
+        norm_eps = None if cell.norm is None else cell.norm.eps
         return layer_sequence(
             self._State,
             self._model,
-            numbers(self._step_options(), output="linear", initial=self._beginning),
+            numbers(self._step_options(), output="linear", initial=self._beginning, norm_eps=norm_eps),
             x,
             state,
-            weights if ends else weights[:6],
+            weights if ends else weights[: 6 if cell.norm is None else 8],
             [self.memory_size, self.word_size, self.write_heads, self.read_heads, self._num_shifts()],
-            self._cell(layer).parts,
+            cell.parts,
             lengths=masks.lengths,
             resets=masks.resets,
             reset_memory=reset_memory,
         )
 
     def _steps(self, layer: int, x: Tensor, given: State | None, masks: Masks) -> tuple[Tensor, State]:
-        """What :meth:`_sequence` does without an output, step by step. A user's controller begins without a state."""
-        cell, there = self._cell(layer), masks.there(x.size(0))
+        """What :meth:`_sequence` does without an output, step by step, under a controller of the user's.
+
+        Where the host knows the lengths, a step is taken by those samples only that are still there.
+        """
+        (steps, batch), resets = x.shape[:2], masks.resets
+        fresh = None if resets is None else self._fresh(layer, batch)
+        lengths = masks.known_lengths(steps)
+        if lengths is None:
+            return self._steps_of_all(layer, x, given, fresh, resets, masks.there(steps))
+        if min(lengths, default=steps) == steps:
+            return self._steps_of_all(layer, x, given, fresh, resets)
+
+        # By their lengths, so that those still there are the first ones: a number that changes where some of them end.
+        order = torch.tensor(sorted(range(batch), key=lengths.__getitem__, reverse=True))
+        x, resets = x.index_select(1, order), None if resets is None else resets.index_select(1, order)
+        state, fresh = (s if s is None else s.map(lambda t: t.index_select(0, order)) for s in (given, fresh))
+        features: list[Tensor] = []
+        ended: list[State] = []
+        begin, left = 0, batch
+        for end in sorted(set(lengths)):
+            there = sum(length >= end for length in lengths)
+            if there < left:
+                assert state is not None
+                parts = zip(*(t.split([there, left - there]) for t in state), strict=True)
+                state, over = (self._State(*tensors) for tensors in parts)
+                ended.insert(0, over)
+                state = None if begin == 0 and given is None else state
+            part, state = self._steps_of_all(
+                layer,
+                x[begin:end, :there],
+                state,
+                fresh and fresh.samples(slice(there)),
+                None if resets is None else resets[begin:end, :there],
+            )
+            features.append(F.pad(part, (0, 0, 0, batch - there)))
+            begin, left = end, there
+        assert state is not None
+        y, back = F.pad(torch.cat(features), (0, 0, 0, 0, 0, steps - begin)), order.argsort()
+        last = [torch.cat(ts).index_select(0, back) for ts in zip(state, *ended, strict=True)]
+        return y.index_select(1, back), self._State(*last)
+
+    def _steps_of_all(
+        self,
+        layer: int,
+        x: Tensor,
+        given: State | None,
+        fresh: State | None,
+        resets: Tensor | None,
+        there: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        """The same with all samples in each step. A controller of the user's begins without a state.
+
+        Args:
+            layer: its number.
+            x: ``[T,B,I]``.
+            given: the state before; None: the initial one.
+            fresh: with which samples begin anew where they do.
+            resets: bool ``[T,B]``.
+            there: bool ``[T,B]``: what a sample does in other steps is computed, and not used.
+        """
+        cell = self._cell(layer)
         if x.size(0) == 0:
             empty = x.new_empty(0, x.size(1), self.hidden_size + self.read_heads * self.word_size)
             return empty, self._initial(layer, x.size(1)) if given is None else given
         if there is not None:  # whatever is there instead, even NaN, must not reach a gradient
             x = torch.where(there.unsqueeze(2), x, 0)
         state = self._fresh(layer, x.size(1)) if given is None else given
-        fresh = state if masks.resets is None else self._fresh(layer, x.size(1))
         features = []
         for t, x_t in enumerate(x):
             begins = given is None and t == 0
-            if masks.resets is not None and not begins:
-                anew = masks.resets[t] if there is None else masks.resets[t] & there[t]
+            if resets is not None and fresh is not None and not begins:
+                anew = resets[t] if there is None else resets[t] & there[t]
                 state = choose(anew, fresh._replace(cell=torch.zeros_like(state.cell)), state)
             seen = torch.cat([x_t, state.read_vectors.flatten(1)], 1)
             hidden, rest = cell.control(seen, None if begins else (state.hidden, state.cell))
@@ -447,7 +522,7 @@ class DNC(MemoryLayer[DncState]):
         initial_memory: a number that all memories are filled with; ``"learned"``: a parameter ``[N,W]`` of each layer;
             ``"random"``: drawn anew for each sequence, normal with variance 1/W (all three: Collier and Beel, 2018).
         layer_norm: normalise the interface, all that the controller tells the memory, ``LayerNorm(Linear(hidden))`` (Franke et
-            al., 2018, and their program). The sequence then is taken step by step.
+            al., 2018, and their program).
         bypass_dropout: of the hidden state on its way past the memory, to the output and to the next layer, so that what
             was read counts (Franke et al., 2018, who take 0.1).
         controller: instead of an LSTM a callable, mostly a module, or one for each layer, with the contract of
@@ -530,7 +605,8 @@ class NTM(MemoryLayer[NtmState]):
     """A neural Turing machine (Graves et al., 2014) with the manners of ``nn.LSTM``. Arguments as of :class:`DNC`, and:
 
     Args:
-        num_shifts: S, odd: how many neighbouring locations, its own among them, a head can move to at a step.
+        num_shifts: S: how many neighbouring locations, its own among them, a head can move to at a step, as many on each side.
+            If S is even, one more of them comes after its own than before it: with 2, a head stays or goes on.
         words: ``"linear"``: keys and what is added to the memory are as the controller gives them; ``"tanh"``: between -1
             and 1.
 
@@ -558,12 +634,14 @@ class NTM(MemoryLayer[NtmState]):
         batch_first: bool = False,
         dropout: float = 0.0,
         initial_memory: float | str = 1e-6,
+        layer_norm: bool = False,
+        bypass_dropout: float = 0.0,
         controller: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if num_shifts < 1 or num_shifts % 2 == 0:
-            raise ValueError(f"NTM: num_shifts must be odd and at least 1, got {num_shifts}")
+        if num_shifts < 1:
+            raise ValueError(f"NTM: num_shifts must be at least 1, got {num_shifts}")
         check_choice("NTM", "words", words)
         v, r, w, s = write_heads, read_heads, word_size, num_shifts
         super().__init__(
@@ -579,6 +657,8 @@ class NTM(MemoryLayer[NtmState]):
             initial_memory=initial_memory,
             controller=controller,
             factory={"device": device, "dtype": dtype},
+            layer_norm=layer_norm,
+            bypass_dropout=bypass_dropout,
         )
         self.num_shifts = num_shifts
         self.words = words

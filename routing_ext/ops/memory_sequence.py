@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._C import memory_sequence
-from .._memory_options import DncOptions, check_choice, is_linked, num_parts, numbers
+from .._memory_options import DncOptions, check_choice, is_linked, is_normalised, num_parts, numbers
 from .._states import SHAPES, DncState, NtmState, State
 from ._devices import check_devices
 
@@ -86,8 +86,8 @@ def layer_sequence(
     """:func:`sequence` with weights as layers have them: the interface is one matrix.
 
     Args:
-        weights: of the LSTM; ``weight [IF,H]`` and ``bias [IF]`` of the interface; of the output, or none. If the first one is
-            ``[4H,I]``, the controller does not hear what was read.
+        weights: of the LSTM; ``weight [IF,H]`` and ``bias [IF]`` of the interface; of its normalisation, if the options have
+            one; of the output, or none. If the first one is ``[4H,I]``, the controller does not hear what was read.
         sizes: N, W, V, R and S.
         parts: of the interface, how many rows each has.
         order: the numbers of the parts, as the operators have them, in the order in which they lie in the interface; none: the
@@ -114,10 +114,23 @@ def at_least_float(t: Tensor) -> Tensor:
     return t.float() if t.is_floating_point() and t.dtype != torch.float64 else t
 
 
-def _numbers(op: str, options: DncOptions, output: str, initial: str) -> list[float]:
+def _numbers(
+    op: str, options: DncOptions, output: str, initial: str, norm: Sequence[Tensor] | None = None, norm_eps: float = 0.0
+) -> list[float]:
     check_choice(op, "output", output)
     check_choice(op, "initial", initial)
-    return numbers(options, output=output, initial=initial)
+    if norm is not None and (len(norm) != 2 or norm_eps < 0):
+        got = f"{len(norm)} tensors" if len(norm) != 2 else f"norm_eps={norm_eps}"
+        raise ValueError(f"{op}: norm must be weight and bias, and norm_eps not negative, got {got}")
+    return numbers(options, output=output, initial=initial, norm_eps=None if norm is None else norm_eps)
+
+
+def _with_norm(model: str, options: list[float], weights: Sequence[Tensor], norm: Sequence[Tensor] | None) -> Sequence[Tensor]:
+    """The weights as the operator wants them: those of the normalisation behind the parts of the interface."""
+    if norm is None:
+        return weights
+    behind = 4 + 2 * num_parts(model, options)
+    return [*weights[:behind], *norm, *weights[behind:]]
 
 
 def _num_locations(op: str, state: DncState | NtmState | None, given: int | None) -> int:
@@ -144,6 +157,8 @@ def dnc_sequence(
     resets: Tensor | None = None,
     reset_memory: Tensor | None = None,
     link_every: int | None = None,
+    norm: Sequence[Tensor] | None = None,
+    norm_eps: float = 1e-5,
     **options: Any,
 ) -> tuple[Tensor, DncState]:
     """A differentiable neural computer over a sequence: ``(y [T,B,O], state after it)``.
@@ -170,11 +185,14 @@ def dnc_sequence(
         reset_memory: ``[B,N,W]``, the memory with which it does.
         link_every: of the links, the largest part of the state, one in so many is kept for the backward pass, which computes
             the others again. Default: about the root of T; 1 on a GPU, or where they take little memory.
+        norm: ``(weight [IF], bias [IF])``: the interface, all its parts together, is normalised before its activations, as
+            ``F.layer_norm`` does it.
+        norm_eps: of that.
         options: of :class:`~routing_ext.memory.DncOptions`.
 
     Returns:
-        y and the state after the last step. Differentiable, once, in x, the weights and the state. Under autocast computed in
-        float32.
+        y and the state after the last step. Differentiable, once, in x, the weights, those of `norm`, and the state. Under
+        autocast computed in float32.
 
     Raises:
         TypeError: an unknown option.
@@ -183,7 +201,7 @@ def dnc_sequence(
     """
     of_step = DncOptions.read("dnc_sequence", options)
     locations = _num_locations("dnc_sequence", state, num_locations)
-    given = _numbers("dnc_sequence", of_step, output, initial)
+    given = _numbers("dnc_sequence", of_step, output, initial, norm, norm_eps)
     others: dict[str, Any] = {"lengths": lengths, "resets": resets, "reset_memory": reset_memory}
     writes = weights[6].size(0) if len(weights) > 6 else 1
     return sequence(
@@ -192,7 +210,7 @@ def dnc_sequence(
         given,
         x,
         state,
-        weights,
+        _with_norm("dnc", given, weights, norm),
         [locations],
         writes=writes,
         clip_value=clip_value,
@@ -259,6 +277,8 @@ def ntm_sequence(
     lengths: Tensor | None = None,
     resets: Tensor | None = None,
     reset_memory: Tensor | None = None,
+    norm: Sequence[Tensor] | None = None,
+    norm_eps: float = 1e-5,
 ) -> tuple[Tensor, NtmState]:
     """A neural Turing machine over a sequence: ``(y [T,B,O], state after it)``.
 
@@ -280,18 +300,22 @@ def ntm_sequence(
             and the state stays as it is.
         resets: bool ``[T,B]``: whether a sample begins anew at this step, with the initial state.
         reset_memory: ``[B,N,W]``, the memory with which it does.
+        norm: ``(weight [IF], bias [IF])``: the interface, all its parts together, is normalised before its activations, as
+            ``F.layer_norm`` does it.
+        norm_eps: of that.
 
     Returns:
-        y and the state after the last step. Differentiable, once, in x, the weights and the state. Under autocast computed in
-        float32.
+        y and the state after the last step. Differentiable, once, in x, the weights, those of `norm`, and the state. Under
+        autocast computed in float32.
 
     Raises:
-        ValueError: no number of locations.
+        ValueError: an option has no such value, or no number of locations.
         RuntimeError: wrong shape, dtype or device.
     """
     locations = _num_locations("ntm_sequence", state, num_locations)
-    given = _numbers("ntm_sequence", DncOptions.read("ntm_sequence", {"words": words}), output, initial)
+    given = _numbers("ntm_sequence", DncOptions.read("ntm_sequence", {"words": words}), output, initial, norm, norm_eps)
     others: dict[str, Any] = {"lengths": lengths, "resets": resets, "reset_memory": reset_memory}
+    weights = _with_norm("ntm", given, weights, norm)
     return sequence(NtmState, "ntm", given, x, state, weights, [locations], clip_value=clip_value, **others)
 
 
@@ -302,12 +326,13 @@ def _sizes(model: str, x: Tensor, weights: Sequence[Tensor], options: Sequence[f
     if not weights:
         return dict(zip("TBIHONWVRS", (*x.shape, 0, 0, *given), strict=True))
     if len(given) > 1:  # the interface is one matrix
-        outputs = weights[-1].size(0) if len(weights) > 6 else 0
+        outputs = weights[-1].size(0) if len(weights) > 6 + 2 * is_normalised(options) else 0
         return dict(zip("TBIHONWVRS", (*x.shape, weights[1].size(1), outputs, *given[:5]), strict=True))
     of_reads = 18 if model == "dnc" else 20  # the strengths of the read heads
     writes, reads = weights[6].size(0), weights[of_reads].size(0)
     shifts = 0 if model == "dnc" else weights[10].size(0) // writes
-    outputs = weights[-1].size(0) if len(weights) > 4 + 2 * num_parts(model, options) else 0
+    without_output = 4 + 2 * (num_parts(model, options) + is_normalised(options))
+    outputs = weights[-1].size(0) if len(weights) > without_output else 0
     return {
         "T": x.size(0), "B": x.size(1), "I": x.size(2), "H": weights[1].size(1), "O": outputs,
         "N": given[0], "W": weights[4].size(0) // writes, "V": writes, "R": reads, "S": shifts,

@@ -173,8 +173,8 @@ def dnc_sequence(x: Tensor, weights: Sequence[Tensor], state: DncState, **option
             the interface, see :func:`dnc_access`, ``weight [n,H]``, ``bias [n]``; of the output ``weight [O,H+R*W]`` and
             ``bias [O]``.
         state: before the first step.
-        options: those of :class:`~routing_ext.memory.DncOptions`; clip_value, output, initial, lengths, resets and
-            reset_memory of :func:`routing_ext.reference.memory_sequence.memory_sequence`.
+        options: those of :class:`~routing_ext.memory.DncOptions`; clip_value, output, norm, norm_eps, initial, lengths,
+            resets and reset_memory of :func:`routing_ext.reference.memory_sequence.memory_sequence`.
     """
     of_step = {name: options.pop(name) for name in DncOptions._fields if name in options}
     num_parts = len(DncOptions.read("dnc_sequence", of_step).interface(1, 1, 1))

@@ -21,12 +21,14 @@ def memory_sequence(
     *,
     clip_value: float = 20.0,
     output: str = "sigmoid",
+    norm: Sequence[Tensor] | None = None,
+    norm_eps: float = 1e-5,
     **masks: Any,
 ) -> tuple[Tensor, State]:
     """``(y [T,B,O], state)``: at each step an LSTM, the memory's part `access`, and the output layer.
 
     ``hidden, cell = LSTM([x, read vectors], hidden, cell)``; hidden is clipped to +-clip_value, also for the next step; the
-    interface is linear in it; ``y = sigmoid(clip(Linear([hidden, read vectors])))``.
+    interface is linear in it, and with `norm` normalised; ``y = sigmoid(clip(Linear([hidden, read vectors])))``.
 
     Args:
         x: ``[T,B,I]``.
@@ -38,6 +40,8 @@ def memory_sequence(
         num_parts: of the interface.
         clip_value: of hidden state and output.
         output: ``"linear"``: y is what the output layer gives, neither clipped nor between 0 and 1.
+        norm: weight and bias ``[IF]`` of a layer normalisation of the interface, all its parts together.
+        norm_eps: of that.
         masks: of :func:`unrolled`.
     """
     w_ih, w_hh, b_ih, b_hh, *rest = weights
@@ -48,7 +52,11 @@ def memory_sequence(
         controller_input = torch.cat([x_t, state.read_vectors.flatten(1)], 1)
         hidden, cell = torch.lstm_cell(controller_input, (state.hidden, state.cell), w_ih, w_hh, b_ih, b_hh)
         hidden = hidden.clamp(-clip_value, clip_value)
-        state = access(F.linear(hidden, interface_weight, interface_bias), state._replace(hidden=hidden, cell=cell))
+        signals = F.linear(hidden, interface_weight, interface_bias)
+        if norm is not None:
+            weight, bias = norm
+            signals = F.layer_norm(signals, list(signals.shape[1:]), weight, bias, norm_eps)
+        state = access(signals, state._replace(hidden=hidden, cell=cell))
         y = torch.cat([hidden, state.read_vectors.flatten(1)], 1)
         if output_layer:
             y = F.linear(y, *output_layer)

@@ -88,7 +88,7 @@ def ntm_sequence(x: Tensor, weights: Sequence[Tensor], state: NtmState, **option
             the interface, see :func:`ntm_access`, ``weight [n,H]``, ``bias [n]``; of the output ``weight [O,H+R*W]`` and
             ``bias [O]``.
         state: before the first step.
-        options: words of :func:`ntm_access`; clip_value, output, initial, lengths, resets and reset_memory of
+        options: words of :func:`ntm_access`; clip_value, output, norm, norm_eps, initial, lengths, resets and reset_memory of
             :func:`routing_ext.reference.memory_sequence.memory_sequence`.
     """
     words = options.pop("words", "tanh")

@@ -28,6 +28,7 @@ class Bug(NamedTuple):
 
 PLAN, LINEAR, TILE = "dispatch_plan", "grouped_linear", "tile_product.cuh"
 MEMORY, STEP, NTM = "memory/memory_ops", "memory/dnc_step", "memory/ntm_step"
+CELL = "memory/memory_cell"
 SEQUENCE = "memory/ntm_sequence"
 GROUP, CONTENT, ALLOCATION, LINK = (f"memory/{name}.cuh" for name in ("group", "content", "allocation", "link"))
 PHASES_OF_STEP, PHASES_OF_NTM = "memory/dnc_step.cuh", "memory/ntm_step.cuh"
@@ -103,6 +104,16 @@ BUGS = {
     ),
     "linear, packs stored in odd places": Bug(
         LINEAR, "const bool aligned = width %", "const bool aligned = 0 %", SANITIZER, "store to misaligned address"
+    ),
+    "cell, none": Bug(CELL, "", "", RIGHT),
+    "cell, no barrier before the mean": Bug(
+        CELL, "  group.sync();\n  const C mean = sum.total(0)", "  const C mean = sum.total(0)", WRONG
+    ),
+    "cell, sums of squares where the others are still read": Bug(
+        CELL, "squares(group, 1, size, partials + partials_size(1, 1),", "squares(group, 1, size, partials,", WRONG
+    ),
+    "cell, no barrier before the gradient's mean": Bug(
+        CELL, "  group.sync();\n  const C mean = sums.total(0, 0)", "  const C mean = sums.total(0, 0)", WRONG
     ),
     "memory, none": Bug(MEMORY, "", "", RIGHT),
     "memory, no barrier between dots and softmax": Bug(

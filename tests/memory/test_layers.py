@@ -37,6 +37,7 @@ def make(request: pytest.FixtureRequest) -> Make:
         {"bias": False, "num_layers": 2},
         {"output_size": 11, "initial_memory": 0.5},
         {"initial_memory": "learned", "num_layers": 2},
+        {"layer_norm": True, "num_layers": 2, "write_heads": 1},
     ],
     ids=str,
 )
@@ -94,9 +95,9 @@ def test_the_papers_equations_are_the_default() -> None:
         torch.testing.assert_close(layer(inputs())[0], plain(layer, inputs())[0])
 
 
-def test_the_whole_interface_is_normalised() -> None:
+def test_the_whole_interface_is_normalised(make: Make) -> None:
     """LayerNorm(Linear(hidden)), so that the scale of the linear layer does not count."""
-    layer, x = make_layer(DNC, layer_norm=True), inputs()
+    layer, x = make(layer_norm=True), inputs()
     cell = layer._cell(0)
     hidden = normal(3, HIDDEN, seed=2)
     linear = F.linear(hidden, cell.interface.weight, cell.interface.bias)
@@ -108,6 +109,29 @@ def test_the_whole_interface_is_normalised() -> None:
         cell.interface.weight *= 5
         cell.interface.bias *= 5
     torch.testing.assert_close(layer(x)[0], y, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_shifts", [1, 2, 4, 5, 9])
+def test_numbers_of_shifts(num_shifts: int) -> None:
+    """Of 7 locations, and back to where a head began."""
+    layer, x = make_layer(NTM, num_shifts=num_shifts), inputs()
+    y, state = layer(x)
+    expected, last = plain(layer, x)
+    torch.testing.assert_close(y, expected)
+    assert_same_states(state, last)
+
+
+def test_with_two_shifts_a_head_stays_or_goes_on() -> None:
+    layer = make_layer(NTM, num_shifts=2)
+    cell, parts = layer._cell(0), [10, 2, 2, 4, 2, 10, 10, 15, 3, 3, 6, 3]
+    with torch.no_grad():
+        cell.interface.weight.zero_()
+        _, _, gates, shifts, sharpness, *_ = cell.interface.bias.split(parts)
+        gates.fill_(-100)  # from where it was
+        sharpness.fill_(10)
+        shifts.copy_(torch.tensor([50.0, -50, -50, 50]))  # head 0 goes on, head 1 stays
+        _, state = layer(inputs(3))
+    assert state.write_weights[0].argmax(-1).tolist() == [[3, 0], [3, 0]]
 
 
 @pytest.mark.parametrize("num_layers", [1, 2])
@@ -211,8 +235,8 @@ def test_wrong_options() -> None:
         DNC(INPUT, HIDDEN, **SIZES, sharpen_link=True, link=False)
     with pytest.raises(ValueError, match='NTM: words must be "tanh" or "linear", got \'relu\''):
         NTM(INPUT, HIDDEN, **SIZES, words="relu")
-    with pytest.raises(ValueError, match="NTM: num_shifts must be odd and at least 1, got 4"):
-        NTM(INPUT, HIDDEN, **SIZES, num_shifts=4)
+    with pytest.raises(ValueError, match="NTM: num_shifts must be at least 1, got 0"):
+        NTM(INPUT, HIDDEN, **SIZES, num_shifts=0)
 
 
 def test_wrong_inputs_and_states(make: Make) -> None:

@@ -94,6 +94,33 @@ def test_with_options(options: dict[str, Any]) -> None:
     check(make_layer(DNC, 2, **options), LENGTHS, RESETS, with_state=True)
 
 
+def test_with_a_normalised_interface(make: Make) -> None:
+    check(make(2, layer_norm=True, output_size=3), LENGTHS, RESETS, with_state=True)
+
+
+@pytest.mark.parametrize("lengths", [[6, 6, 6, 6], [0, 0, 0, 0], [3, 3, 2, 2], [0, 2, 2, 0]], ids=str)
+@pytest.mark.parametrize("resets", [None, RESETS], ids=["no-resets", "resets"])
+def test_lengths_under_a_controller_of_the_users(make: Make, lengths: list[int], resets: Tensor | None) -> None:
+    check(with_controller(make, 2, nn.GRUCell), lengths, resets, with_state=False)
+
+
+def test_a_controller_of_the_users_takes_no_step_behind_an_end(make: Make) -> None:
+    """It is called for the samples that are still there, in the order of their lengths."""
+    calls: list[int] = []
+
+    def count(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        calls.append(args[0].size(0))
+
+    cells = own_controller(make(), nn.LSTMCell)
+    cells[0].register_forward_pre_hook(count)
+    layer = make(controller=cells)
+    layer(inputs(STEPS, 4), layer.initial_state(4), lengths=[2, 4, 0, 4])
+    assert calls[1:] == [3, 3, 2, 2]  # the first one was for the initial state
+    calls.clear()
+    layer(pack_padded_sequence(inputs(STEPS, 3), torch.tensor([3, 2, 2])))
+    assert calls == [3, 3, 1]
+
+
 def test_bypass_dropout_leaves_zeros_behind_the_end() -> None:
     y, _ = make_layer(DNC, bypass_dropout=0.5)(inputs(STEPS, 4), lengths=LENGTHS)
     assert not y[4:, 0].any()
@@ -200,6 +227,17 @@ def test_no_gradient_passes_a_reset(make: Make) -> None:
 def test_wrong_arguments(make: Make, arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         make()(inputs(STEPS, 4), **arguments)
+
+
+@pytest.mark.parametrize("lengths", [[1, 2, 7, 3], [1, -1, 6, 3]])
+def test_wrong_lengths_under_a_controller_of_the_users(make: Make, lengths: list[int]) -> None:
+    """The error is that of the operator."""
+    messages = []
+    for layer in (make(), with_controller(make, 1, nn.GRUCell)):
+        with pytest.raises(RuntimeError) as raised:
+            layer(inputs(STEPS, 4), lengths=lengths)
+        messages.append(str(raised.value).splitlines()[0])
+    assert messages[0] == messages[1]
 
 
 def test_wrong_arguments_of_packed_sequences_and_steps(make: Make) -> None:

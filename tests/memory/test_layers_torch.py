@@ -94,7 +94,7 @@ def test_compiled_with_a_state_and_by_steps(make: Callable[..., MemoryLayer[Any]
 
 
 @pytest.mark.usefixtures("fresh_compiler")
-@pytest.mark.parametrize("options", [{}, {"initial_memory": "learned", "dropout": 0.0}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"initial_memory": "learned", "dropout": 0.0}, {"layer_norm": True}], ids=str)
 def test_compiled_with_lengths_and_resets(make: Callable[..., MemoryLayer[Any]], options: dict[str, Any]) -> None:
     layer = make(**options)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=True)
@@ -143,9 +143,10 @@ def test_exported_programs(make: Callable[..., MemoryLayer[Any]]) -> None:
 
 
 @pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
-def test_autocast(make: Callable[..., MemoryLayer[Any]], low: torch.dtype) -> None:
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_autocast(make: Callable[..., MemoryLayer[Any]], layer_norm: bool, low: torch.dtype) -> None:
     """The memory computes in float32, the output layer in low precision."""
-    layer, x = make(dtype=torch.float32), inputs(dtype=torch.float32)
+    layer, x = make(dtype=torch.float32, layer_norm=layer_norm), inputs(dtype=torch.float32)
     expected = layer(x)[0]
     with torch.autocast("cpu", low):
         y, state = layer(x)
@@ -157,13 +158,11 @@ def test_autocast(make: Callable[..., MemoryLayer[Any]], low: torch.dtype) -> No
 
 
 @pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell, None])
-def test_autocast_step_by_step(kind: type[nn.RNNCellBase] | None, low: torch.dtype) -> None:
-    """With a controller of the user's, or a normalised interface."""
-    options: dict[str, Any] = {"layer_norm": True}
-    if kind is not None:
-        options = {"controller": [kind(INPUT + 10, HIDDEN), kind(HIDDEN + 20, HIDDEN)]}
-    layer, x = dnc(**options), inputs(dtype=torch.float32)
+@pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell])
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_autocast_under_a_controller_of_the_users(layer_norm: bool, kind: type[nn.RNNCellBase], low: torch.dtype) -> None:
+    controllers = [kind(INPUT + 10, HIDDEN), kind(HIDDEN + 20, HIDDEN)]
+    layer, x = dnc(controller=controllers, layer_norm=layer_norm), inputs(dtype=torch.float32)
     expected = layer(x)[0]
     with torch.autocast("cpu", low):
         y, state = layer(x)

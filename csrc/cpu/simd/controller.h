@@ -1,4 +1,4 @@
-// The elementwise part of an LSTM cell and of the output layer.
+// The elementwise part of an LSTM cell, of the output layer, and of a layer normalisation.
 #pragma once
 #include "memory/functions.h"
 
@@ -39,6 +39,35 @@ inline void lstm_backward(int64_t hidden, C clip, const C* cell_before, const C*
     at.store(grad_gates + 2 * hidden + j, of_cell * i * (C(1) - g * g));
     at.store(grad_gates + 3 * hidden + j, of_h * t * o * (C(1) - o));
     at.store(grad_cell + j, of_cell * f);
+  });
+}
+
+// x [count] becomes (x - mean) / deviation * weight + bias. normed: without weight and bias. scale: 1 / deviation.
+template <class C>
+inline void norm_forward(int64_t count, C epsilon, const C* weight, const C* bias, C* x, C* normed, C* scale) {
+  const C mean = sum_of<C>(count, [&](int64_t j, auto at) { return at.load(x + j); }) / static_cast<C>(count);
+  for_each_vector<C>(count, [&](int64_t j, auto at) { at.store(normed + j, at.load(x + j) - mean); });
+  const C variance =
+      sum_of<C>(count, [&](int64_t j, auto at) { return at.load(normed + j) * at.load(normed + j); }) / static_cast<C>(count);
+  const C factor = C(1) / square_root<C>(broadcast(variance + epsilon))[0];
+  for_each_vector<C>(count, [&](int64_t j, auto at) {
+    const Vec<C> n = at.load(normed + j) * factor;
+    at.store(normed + j, n), at.store(x + j, n * at.load(weight + j) + at.load(bias + j));
+  });
+  *scale = factor;
+}
+
+// grad [count]: of what norm_forward gave; becomes that of x. grad_weight, grad_bias [count]: are set.
+template <class C>
+inline void norm_backward(int64_t count, const C* weight, const C* normed, C scale, C* grad, C* grad_weight, C* grad_bias) {
+  const auto of_normed = [&](int64_t j, auto at) { return at.load(grad + j) * at.load(weight + j); };
+  const C mean = sum_of<C>(count, of_normed) / static_cast<C>(count);
+  const C along =
+      sum_of<C>(count, [&](int64_t j, auto at) { return of_normed(j, at) * at.load(normed + j); }) / static_cast<C>(count);
+  for_each_vector<C>(count, [&](int64_t j, auto at) {
+    const Vec<C> g = at.load(grad + j), n = at.load(normed + j);
+    at.store(grad_weight + j, g * n), at.store(grad_bias + j, g);
+    at.store(grad + j, scale * (of_normed(j, at) - mean - n * along));
   });
 }
 

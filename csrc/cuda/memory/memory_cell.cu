@@ -4,6 +4,7 @@
 #include "memory_cell.cuh"
 
 #include "../launch.cuh"
+#include "group.cuh"
 #include "lstm.cuh"
 
 namespace routing_ext::cuda {
@@ -69,6 +70,63 @@ __global__ void __launch_bounds__(kThreads) lstm_backward_kernel(LstmBackward<C>
     all[k * p.hidden] = grads[k];
     if (carried != nullptr) carried[j + k * p.hidden] = anew ? C(0) : grads[k];
   }
+}
+
+// ---- the normalisation -----------------------------------------------------------------------------------------------------
+
+template <class C>
+__global__ void __launch_bounds__(kMaxGroup, 1) norm_kernel(NormForward<C> p) {
+  __shared__ C partials[2 * partials_size(1, 1)];
+  const BlockGroup group;
+  const int64_t b = blockIdx.x;
+  const int size = static_cast<int>(p.size);
+  if (!p.samples.runs(b)) return;
+  C *const x = p.x[b], *const normed = p.normed[b];
+  const RowSums<1, C> sum(group, 1, size, partials, [&](int) { return [&](int i, C(&sums)[1]) { sums[0] += x[i]; }; });
+  group.sync();
+  const C mean = sum.total(0) / static_cast<C>(size);
+  const RowSums<1, C> squares(group, 1, size, partials + partials_size(1, 1),
+                              [&](int) { return [&](int i, C(&sums)[1]) { sums[0] += (x[i] - mean) * (x[i] - mean); }; });
+  group.sync();
+  const C scale = C(1) / sqrt(squares.total(0) / static_cast<C>(size) + p.epsilon);
+  for_each(group, size, [&](int i) {
+    const C n = (x[i] - mean) * scale;
+    normed[i] = n, x[i] = n * p.weight[i] + p.bias[i];
+  });
+  if (group.rank() == 0) *p.scale[b] = scale;
+}
+
+template <class C>
+__global__ void __launch_bounds__(kMaxGroup, 1) norm_backward_kernel(NormBackward<C> p) {
+  __shared__ C partials[partials_size(1, 2)];
+  const BlockGroup group;
+  const int64_t b = blockIdx.x;
+  const int size = static_cast<int>(p.size);
+  C *const grad = p.grad[b], *const grad_weight = p.grad_weight[b], *const grad_bias = p.grad_bias[b];
+  if (!p.samples.runs(b)) return for_each(group, size, [&](int i) { grad_weight[i] = grad_bias[i] = 0; });
+  const C* const normed = p.normed[b];
+  const RowSums<2, C> sums(group, 1, size, partials, [&](int) {
+    return [&](int i, C(&sums)[2]) {
+      const C of_normed = grad[i] * p.weight[i];
+      sums[0] += of_normed, sums[1] += of_normed * normed[i];
+    };
+  });
+  group.sync();
+  const C mean = sums.total(0, 0) / static_cast<C>(size), along = sums.total(0, 1) / static_cast<C>(size);
+  const C scale = *p.scale[b];
+  for_each(group, size, [&](int i) {
+    const C g = grad[i];
+    grad_weight[i] = g * normed[i], grad_bias[i] = g;
+    grad[i] = scale * (g * p.weight[i] - mean - normed[i] * along);
+  });
+}
+
+// A block for each sample.
+template <class Params>
+cudaError_t launch_samples(void (*kernel)(Params), const Params& p, cudaStream_t stream) {
+  if (p.batch == 0) return cudaSuccess;
+  if (!countable(p.size)) return cudaErrorInvalidValue;
+  return launch(kernel, dim3(static_cast<unsigned>(p.batch)), dim3(group_threads(p.size)), 0, stream, p);
 }
 
 // ---- rows ------------------------------------------------------------------------------------------------------------------
@@ -161,6 +219,14 @@ cudaError_t launch_lstm_backward(const LstmBackward<C>& p, cudaStream_t stream) 
   return launch_elements(lstm_backward_kernel<C>, p, p.batch * p.hidden, stream);
 }
 template <class C>
+cudaError_t launch_norm(const NormForward<C>& p, cudaStream_t stream) {
+  return launch_samples(norm_kernel<C>, p, stream);
+}
+template <class C>
+cudaError_t launch_norm_backward(const NormBackward<C>& p, cudaStream_t stream) {
+  return launch_samples(norm_backward_kernel<C>, p, stream);
+}
+template <class C>
 cudaError_t launch_select_rows(const SelectRows<C>& p, cudaStream_t stream) {
   return launch_elements(select_rows_kernel<C>, p, p.steps * p.samples.batch * p.width, stream);
 }
@@ -186,6 +252,8 @@ cudaError_t launch_add_final(const AddFinal<C>& p, cudaStream_t stream) {
 #define ROUTING_EXT_INSTANTIATE(C)                                                 \
   template cudaError_t launch_lstm(const LstmForward<C>&, cudaStream_t);           \
   template cudaError_t launch_lstm_backward(const LstmBackward<C>&, cudaStream_t); \
+  template cudaError_t launch_norm(const NormForward<C>&, cudaStream_t);           \
+  template cudaError_t launch_norm_backward(const NormBackward<C>&, cudaStream_t); \
   template cudaError_t launch_select_rows(const SelectRows<C>&, cudaStream_t);     \
   template cudaError_t launch_output(const OutputForward<C>&, cudaStream_t);       \
   template cudaError_t launch_move_states(const MoveStates<C>&, cudaStream_t);     \

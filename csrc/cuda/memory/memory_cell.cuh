@@ -1,5 +1,5 @@
-// What of a memory network over a sequence is neither a product of matrices nor the accessor: the LSTM cell, the logistic
-// function of the outputs, and what moves states and their gradients. See memory_sequence.cpp.
+// What of a memory network over a sequence is neither a product of matrices nor the accessor: the LSTM cell, the interface's
+// normalisation, the logistic function of the outputs, and what moves states and their gradients. See memory_sequence.cpp.
 //
 // T steps, B samples, H hidden units, R*W elements of read vectors; F = H + R*W features: the hidden state, then the read
 // vectors. C is float or double.
@@ -41,6 +41,27 @@ struct LstmBackward {
   Rows<C> grad_cell;          // [H]: of the cell; becomes that of the cell before
   Rows<C> grad_gates;         // [4H]: before their activations; zero for samples that do not take the step
   Rows<C> carried_gates;      // [4H]: the same, but zero for those that begin anew; perhaps not there
+};
+
+// The interface of each sample, normalised: (x - mean) / sqrt(variance + epsilon) * weight + bias.
+template <class C>
+struct NormForward {
+  StepSamples samples;
+  int64_t batch, size;  // B, IF
+  C epsilon;
+  const C *weight, *bias;  // [IF]
+  Rows<C> x;               // [IF]: becomes the result
+  Rows<C> normed, scale;   // [IF]: the same without weight and bias; [1]: 1 / sqrt(...)
+};
+
+template <class C>
+struct NormBackward {
+  StepSamples samples;
+  int64_t batch, size;
+  const C* weight;
+  Rows<const C> normed, scale;
+  Rows<C> grad;                    // [IF]: of the result, becomes that of x
+  Rows<C> grad_weight, grad_bias;  // [IF]: this step's share; zero for samples that do not take the step
 };
 
 // Rows of the times from `time` on, B of each: to = factor * from. Zero for samples that do not take the step.
@@ -116,6 +137,10 @@ template <class C>
 cudaError_t launch_lstm(const LstmForward<C>& p, cudaStream_t stream);
 template <class C>
 cudaError_t launch_lstm_backward(const LstmBackward<C>& p, cudaStream_t stream);
+template <class C>
+cudaError_t launch_norm(const NormForward<C>& p, cudaStream_t stream);
+template <class C>
+cudaError_t launch_norm_backward(const NormBackward<C>& p, cudaStream_t stream);
 template <class C>
 cudaError_t launch_select_rows(const SelectRows<C>& p, cudaStream_t stream);
 template <class C>

@@ -10,6 +10,7 @@
 // A sample whose end has come keeps its state where it is: no kernel writes it any more. Rows of steps that a sample does not
 // take hold anything, and are selected away before they could meet another's in a sum.
 #include <ATen/ops/clamp.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
@@ -196,7 +197,7 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> memory_sequence_cud
       at::addmm_out(gates, w.gate_bias, all_rows(a.x), w.input.t());
     }
     const SequenceShape shape{net.step, steps, net.hidden};
-    if (in_one_launch<C>(a.kOp, shape, false)) {
+    if (net.normalised() == 0 && in_one_launch<C>(a.kOp, shape, false)) {
       forward_in_one_launch(run, shape, samples, a.x, links, after);
     } else {
       forward_by_steps(run, masks, steps, a.x, links, after);
@@ -238,6 +239,7 @@ void backward_by_steps(const StepContext<C>& run, const Masks& masks, int64_t st
     }
     StepGradients of_step;
     of_step.gates = of.gates[time], of_step.interface = of.interface[time];
+    of_step.norm = of.norm[time], of_step.norm_bias = of.norm_bias[time];
     step_backward(run, samples.at(time), time, time + 1, links.at(time), of_state, of_cell, of_features[time + 1], of_step,
                   carried, of_features[time], true);
     cut.samples = samples.at(time);
@@ -288,6 +290,7 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>, Tensor> memory_sequ
     of.gates = at::empty({steps, batch, 4 * net.hidden}, options);
     of.interface = net.hidden == 0 && a.wants_x ? grad_x : at::empty({steps, batch, net.interface()}, options);
     of.output = at::empty({steps, batch, net.output}, options);
+    of.norm = at::empty({steps, batch, net.normalised()}, options), of.norm_bias = at::empty_like(of.norm);
     if (masks.has_lengths()) of.interface.zero_();
 
     // Of the features at all times: from the outputs, and from the final state.
@@ -334,7 +337,7 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>, Tensor> memory_sequ
     links.turns = static_cast<unsigned>(std::max<int64_t>(between, 1));
 
     const SequenceShape shape{net.step, steps, net.hidden};
-    if (in_one_launch<C>(a.kOp, shape, true)) {
+    if (net.normalised() == 0 && in_one_launch<C>(a.kOp, shape, true)) {
       backward_in_one_launch(run, shape, samples, links, of_features, of, of_state, of_cell, of_reset_memory);
     } else {
       backward_by_steps(run, masks, steps, links, of_features, of, of_state, of_cell, of_reset_memory);

@@ -73,6 +73,7 @@ struct Network {
   int64_t reads() const { return step.reads * step.word; }
   int64_t features() const { return hidden + reads(); }
   int64_t interface() const { return step.interface_size(); }
+  int64_t normalised() const { return step.options.normalises ? interface() : 0; }  // elements of the interface: all or none
   int64_t y_size() const { return output > 0 ? output : features(); }
   int64_t memory() const { return step.locations * step.word; }
   int64_t usage() const { return step.dnc ? step.locations : 0; }
@@ -138,6 +139,7 @@ inline int64_t row_size(const Network& net, std::string_view model, at::ArrayRef
 struct Tape {
   StateRows state;
   at::Tensor gates, tanh_cell, slopes;  // 4H, H, O: of the LSTM, and of the outputs
+  at::Tensor normed, scale;             // IF, 1: of the interface's normalisation, see NormForward
   at::Tensor record;                    // of the accessor; undefined: there will be no backward pass
 
   Tape(const Network& net, const at::Tensor& rows) : Tape(net, RowParts(rows)) {}
@@ -148,20 +150,27 @@ struct Tape {
         gates(parts.take(4 * net.hidden)),
         tanh_cell(parts.take(net.hidden)),
         slopes(parts.take(net.output)),
+        normed(parts.take(net.normalised())),
+        scale(parts.take(net.normalised() > 0 ? 1 : 0)),
         record(parts.take(net.record())) {}
 };
 
-// Of one step, [B,size] each, or of many: of the gates and of the interface before their activations, and of what the output
-// layer gives.
+// Of one step, [B,size] each, or of many: of the gates and of the interface before their activations, of what the output layer
+// gives, and each step's share of those of weight and bias of the normalisation.
 struct StepGradients {
   at::Tensor gates, interface, output;  // 4H, IF, O
+  at::Tensor norm, norm_bias;           // IF twice
 
   StepGradients() = default;
   StepGradients(const Network& net, const at::Tensor& rows) : StepGradients(net, RowParts(rows)) {}
 
  private:
   StepGradients(const Network& net, RowParts parts)
-      : gates(parts.take(4 * net.hidden)), interface(parts.take(net.interface())), output(parts.take(net.output)) {}
+      : gates(parts.take(4 * net.hidden)),
+        interface(parts.take(net.interface())),
+        output(parts.take(net.output)),
+        norm(parts.take(net.normalised())),
+        norm_bias(parts.take(net.normalised())) {}
 };
 
 // ---- weights ---------------------------------------------------------------------------------------------------------------
@@ -172,6 +181,7 @@ struct Weights {
   at::Tensor recurrent;                  // [4H,F]: of the hidden state, then of the read vectors
   at::Tensor gate_bias;                  // [4H]: the sum of both
   at::Tensor interface, interface_bias;  // [IF,H], [IF]
+  at::Tensor norm, norm_bias;            // [IF] twice; undefined without a normalisation
   at::Tensor output, output_bias;        // [O,F], [O]; undefined without an output layer
 
   Weights() = default;
@@ -185,19 +195,22 @@ struct Weights {
     std::vector<at::Tensor> parts, biases;
     for (int p = 0; p < interface_parts.count; ++p) parts.push_back(given[4 + 2 * p]), biases.push_back(given[5 + 2 * p]);
     interface = at::cat(parts), interface_bias = at::cat(biases);
+    const size_t norm_at = 4 + 2 * interface_parts.count;
+    if (net.normalised() > 0) norm = given[norm_at], norm_bias = given[norm_at + 1];
     if (net.output > 0) output = given[given.size() - 2], output_bias = given.back();
   }
 
   // All of them in one tensor, and back.
   at::Tensor packed() const {
     std::vector<at::Tensor> all;
-    for (const at::Tensor& t : {input, recurrent, gate_bias, interface, interface_bias, output, output_bias}) {
+    for (const at::Tensor& t :
+         {input, recurrent, gate_bias, interface, interface_bias, norm, norm_bias, output, output_bias}) {
       if (t.defined()) all.push_back(t.flatten());
     }
     return at::cat(all);
   }
   static int64_t packed_size(const Network& net) {
-    return 4 * net.hidden * (net.input + net.features() + 1) + net.interface() * (net.hidden + 1) +
+    return 4 * net.hidden * (net.input + net.features() + 1) + net.interface() * (net.hidden + 1) + 2 * net.normalised() +
            net.output * (net.features() + 1);
   }
   Weights(const Network& net, const at::Tensor& packed) {
@@ -210,6 +223,7 @@ struct Weights {
     input = take(4 * net.hidden, net.input), recurrent = take(4 * net.hidden, net.features());
     gate_bias = take(1, 4 * net.hidden)[0];
     interface = take(net.interface(), net.hidden), interface_bias = take(1, net.interface())[0];
+    if (net.normalised() > 0) norm = take(1, net.interface())[0], norm_bias = take(1, net.interface())[0];
     if (net.output > 0) output = take(net.output, net.features()), output_bias = take(1, net.output)[0];
   }
 };
@@ -236,6 +250,10 @@ inline std::vector<at::Tensor> weight_gradients(const Network& net, const Memory
   product(of_parts, of_interface, all_made.narrow(1, 0, net.hidden));
   at::split_with_sizes_copy_out(parts, of_parts, s.interface, 0);
   at::split_with_sizes_copy_out(biases, at::sum(of_interface, at::IntArrayRef{0}), s.interface, 0);
+  if (net.normalised() > 0) {
+    at::sum_out(grads[s.norm_at()], all_rows(of.norm), at::IntArrayRef{0});
+    at::sum_out(grads[s.norm_at() + 1], all_rows(of.norm_bias), at::IntArrayRef{0});
+  }
   if (net.output > 0) {
     product(grads[grads.size() - 2], all_rows(of.output), all_made);
     at::sum_out(grads.back(), all_rows(of.output), at::IntArrayRef{0});
@@ -370,6 +388,18 @@ void step_forward(const StepContext<C>& run, const StepSamples& now, int64_t fro
     check_launch(net.op, launch_lstm(lstm, run.stream));
     at::addmm_out(interface_out, run.weights.interface_bias, features.narrow(1, 0, net.hidden), run.weights.interface.t());
   }
+  if (net.normalised() > 0) {
+    const NormForward<C> norm{now,
+                              net.batch(),
+                              net.interface(),
+                              static_cast<C>(net.step.options.epsilon),
+                              data_of<const C>(run.weights.norm),
+                              data_of<const C>(run.weights.norm_bias),
+                              sample_rows<C>(interface),
+                              rows_at<C>(run.tape.normed, to),
+                              rows_at<C>(run.tape.scale, to)};
+    check_launch(net.op, launch_norm(norm, run.stream));
+  }
   Step<C> step{};
   step.samples = now, step.interface = sample_rows<const C>(interface);
   step.previous = step_state<const C>(state, from, previous_link), step.initial = run.initial;
@@ -399,6 +429,18 @@ void step_backward(const StepContext<C>& run, const StepSamples& now, int64_t fr
   check_launch(net.op, launch_step_backward(net.step, step, run.scratch, run.stream));
   if (net.hidden == 0) return;
 
+  if (net.normalised() > 0) {
+    const NormBackward<C> norm{now,
+                               net.batch(),
+                               net.interface(),
+                               data_of<const C>(run.weights.norm),
+                               rows_at<const C>(run.tape.normed, to),
+                               rows_at<const C>(run.tape.scale, to),
+                               sample_rows<C>(of.interface),
+                               sample_rows<C>(of.norm),
+                               sample_rows<C>(of.norm_bias)};
+    check_launch(net.op, launch_norm_backward(norm, run.stream));
+  }
   at::Tensor of_hidden = of_features.narrow(1, 0, net.hidden);
   at::addmm_out(of_hidden, of_hidden, of.interface, run.weights.interface);
   const LstmBackward<C> lstm{now,

@@ -56,6 +56,7 @@ void pack_forward(const CellShape& s, const CellWeights<const C>& w, C* packed, 
                    padded<C>(width));
     for (int64_t i = c; i < c + width; ++i) packed[at.interface_bias + i] = *w.interface_bias[i];
   });
+  if (part == 0) copy(w.norm, s.normalised(), packed + at.norm), copy(w.norm_bias, s.normalised(), packed + at.norm_bias);
   for_each_panel<C>(s.output, part, parts, [&](int64_t c, int64_t width) {
     transpose_rows([&](int64_t r) { return w.output + (c + r) * s.features(); }, width, s.features(), true,
                    packed + at.output + c * s.features(), padded<C>(width));
@@ -81,6 +82,7 @@ void pack_backward(const CellShape& s, const CellWeights<const C>& w, C* packed,
     return of_seen;
   });
   pack(s.gates(), s.input, packed + at.to_input, [&](int64_t k) { return w.input + k * of_input; });
+  if (part == 0) copy(w.norm, s.normalised(), packed + at.from_norm);
 }
 
 // Begins to fetch a row from memory.
@@ -142,6 +144,11 @@ void cell_forward(const CellShape& s, const CellStep<C>& step) {
 
   skinny_product<C>(step.rows, {{features.data, row}, s.hidden}, step.packed + packed.interface, interface_size,
                     {step.packed + packed.interface_bias, 0}, {step.interface, interface_size});
+  for (int64_t b = 0; s.normalised() > 0 && b < step.rows; ++b) {
+    C* const next = step.next + b * row;
+    norm_forward(interface_size, static_cast<C>(s.access.options.epsilon), step.packed + packed.norm,
+                 step.packed + packed.norm_bias, step.interface + b * interface_size, next + at.normed, next + at.scale);
+  }
   access_rows<C>(s, step, step.interface);
   if (s.output == 0) return copy_features(s, step);
 
@@ -202,6 +209,12 @@ void cell_backward(const CellShape& s, const CellStepBackward<C>& step) {
       if (step.grad_x) copy(step.grads + b * at.grad_size + at.grad_interface, s.input, step.grad_x + b * s.input);
     }
     return;
+  }
+  for (int64_t b = 0; s.normalised() > 0 && b < step.rows; ++b) {
+    const C* const next = step.next + b * row;
+    C* const of_step = step.grads + b * at.grad_size;
+    norm_backward(s.normalised(), step.packed + packed.from_norm, next + at.normed, next[at.scale],
+                  of_step + at.grad_interface, of_step + at.grad_norm, of_step + at.grad_norm_bias);
   }
   add_to_features(grads(at.grad_interface, s.access.interface_size()), packed.from_interface, s.hidden);
 
@@ -354,6 +367,17 @@ void weight_gradients(const CellShape& s, const CellWeightGradients<C>& g, int64
         [&](int64_t o, C value) { add(w.output_bias + o, value); });
     k += count;
   } while (k < depth);
+
+  const Span norm = share(s.normalised(), part, parts);
+  if (norm.size() == 0) return;
+  const auto add_rows = [&](int64_t offset, C* sum) {
+    fill(sum + norm.begin, norm.size(), C(0));
+    for (int64_t i = 0; i < depth; ++i) {
+      const C* const row = g.grads + i * at.grad_size + offset;
+      for (int64_t j = norm.begin; j < norm.end; ++j) sum[j] += row[j];
+    }
+  };
+  add_rows(at.grad_norm, w.norm), add_rows(at.grad_norm_bias, w.norm_bias);
 }
 
 // ---- the caller's layout ---------------------------------------------------------------------------------------------------

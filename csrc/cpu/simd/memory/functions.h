@@ -230,6 +230,13 @@ ALWAYS_INLINE inline void for_each_vector(int64_t count, const F& f) {
   for (; i + kLanes<C> <= count; i += kLanes<C>) f(i, WholeVector<C>{});
   if (i < count) f(i, PartOfVector<C>{count - i});
 }
+// The sum of f(i, at), which is zero beyond the end of the row.
+template <class C, class F>
+inline C sum_of(int64_t count, const F& f) {
+  Vec<C> total{};
+  for_each_vector<C>(count, [&](int64_t i, auto at) { total += f(i, at); });
+  return sum<C>(total);
+}
 
 // The elements i..i+rows-1 of `heads` rows, each to be broadcast from memory where it is used. Broadcast ahead of a loop they
 // would fill the registers; the compiler keeps from that as it does not know where `elements` points to, nor what changes it.

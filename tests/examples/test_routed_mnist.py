@@ -102,7 +102,11 @@ def test_wrong_arguments_are_named(
 def test_interrupting_says_what_is_kept(tmp_path: Path) -> None:
     out = tmp_path / "demo.png"
     process = subprocess.Popen(
-        command(out, "--data", "digits", "--steps", "1000000"), cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        command(out, "--data", "digits", "--steps", "1000000"),
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a shell's background jobs ignore
     )
     assert process.stderr is not None
     try:

@@ -35,9 +35,9 @@ struct MemorySizes {
   bool linked;  // a DNC with a link
 
   // The weights: four of the LSTM, weight and bias of each part of the interface, of its normalisation if there is one and,
-  // perhaps, of the output layer. A deaf controller's first one has I columns. sizes: N; for a joined interface, and for the
-  // memory alone, which has no weights, N, W, V, R and S, and for a joined interface perhaps the parts by their numbers, in
-  // the order in which they lie there.
+  // perhaps, of the output layer. With a joined interface the controller may be deaf: then the first one has I columns.
+  // sizes: N; for a joined interface, and for the memory alone, which has no weights, N, W, V, R and S, and for a joined
+  // interface perhaps the parts by their numbers, in the order in which they lie there.
   MemorySizes(const char* op, std::string_view model, at::ArrayRef<double> options_, const at::Tensor& x,
               at::TensorList weights, at::IntArrayRef sizes)
       : dnc(model == "dnc"),
@@ -78,7 +78,7 @@ struct MemorySizes {
               "must be of at least one hidden unit, output, write head and read head, got ", hidden, ", ", output, ", ",
               writes, " and ", reads);
     if (!joined) word = part(0) / writes, shifts = dnc ? 0 : part(3) / writes;
-    deaf = size_of(0, 1) == input;
+    deaf = joined && size_of(0, 1) == input;
     CHECK_ARG(op, "weights", word >= 1, "must be of words of at least one element, got write keys of shape ",
               weights[4].sizes());
     CHECK_ARG(op, "weights", dnc || shifts >= 1, "must be of at least one shift, got ", shifts);

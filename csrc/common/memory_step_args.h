@@ -37,8 +37,12 @@ inline void check_inputs(const char* op, const at::Tensor& x, const at::Tensor& 
   check_rows(op, "x", x, {tape.size(1), input});
   CHECK_DTYPE(op, x, tape.scalar_type());
 }
-// Of a step from one time to another, whose inputs are kept.
-inline void check_times(const char* op, int64_t from, int64_t to, const at::Tensor& tape, const at::Tensor& inputs) {
+// Of a step from one time to another, whose inputs are kept in inputs [T,B,I].
+inline void check_times(const char* op, int64_t from, int64_t to, const at::Tensor& tape, const at::Tensor& inputs,
+                        int64_t input) {
+  CHECK_DIM(op, inputs, 3);
+  check_rows(op, "inputs", inputs, {inputs.size(0), tape.size(1), input});
+  CHECK_DTYPE(op, inputs, tape.scalar_type());
   CHECK_ARG(op, "to", std::min(from, to) >= 0 && std::max(from, to) < tape.size(0) && to <= inputs.size(0),
             "must be on the tape, got ", from, " and ", to);
 }

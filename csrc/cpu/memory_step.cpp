@@ -70,7 +70,8 @@ at::Tensor memory_step_cpu(std::string_view model, at::ArrayRef<double> options,
     const int64_t row = at.row_size, interface_size = shape.access.interface_size(), link_size = at.access.link_size;
     check_rows(kOp, "tape", tape, {tape.size(0), batch, row});
     CHECK_ARG(kOp, "packed", packed.numel() == PackedLayout<C>(shape).forward_size, "must be the forward weights");
-    check_times(kOp, from, to, tape, inputs);
+    CHECK_DTYPE(kOp, packed, tape.scalar_type());
+    check_times(kOp, from, to, tape, inputs, shape.input);
     check_link(kOp, "previous_link", previous_link, batch * at.access.link_size);
     check_link(kOp, "next_link", next_link, batch * at.access.link_size);
     const at::Tensor interface = at::empty({batch, interface_size}, x.options());
@@ -140,6 +141,7 @@ void memory_step_relink_cpu(std::string_view model, at::ArrayRef<double> options
                             int64_t step) {
   constexpr const char* kOp = "memory_step_relink";
   const CellShape shape = cell_shape(MemoryStepSizes(kOp, model, options, sizes), 0);
+  CHECK_ARG(kOp, "model", shape.access.linked(), "must be a dnc with a link, got ", model);
   with_kernels(memory_kernels(), tape.scalar_type(), [&](auto kernel_type, const auto& kernels) {
     using C = typename decltype(kernel_type)::type;
     const CellLayout<C> at(shape);

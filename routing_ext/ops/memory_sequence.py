@@ -60,11 +60,12 @@ def sequence(
     """
     if link_every is None and is_linked(model, options):
         link_every = default_link_every(x.size(0), x.size(1) * writes * sizes[0] ** 2 * x.element_size(), x.device)
-    others = lengths, resets, reset_memory, sizes, clip_value, 1 if link_every is None else link_every
     before: Sequence[Tensor | None] = () if state is None else state
     if not x.is_meta and torch.is_autocast_enabled(x.device.type):
         before = [t if t is None else at_least_float(t) for t in before]
         x, weights = at_least_float(x), [at_least_float(w) for w in weights]
+        reset_memory = None if reset_memory is None else at_least_float(reset_memory)
+    others = lengths, resets, reset_memory, sizes, clip_value, 1 if link_every is None else link_every
     # The operator itself, past torch.ops, where that makes no difference: the way there is a large part of a short sequence.
     results = None if torch.compiler.is_compiling() else memory_sequence(model, options, x, before, weights, *others)
     y, final = _op(model, options, x, before, weights, *others) if results is None else results
@@ -100,8 +101,7 @@ def layer_sequence(
         given, first = sizes[:1], weights[0]
         if first.size(1) == x.size(2):
             first = F.pad(first, (0, reads * word))
-        # Nobody changes the parts in place, so they need not be views, which take longer.
-        of_weight, of_bias = [torch.unsafe_split_with_sizes(t, list(parts)) for t in weights[4:6]]
+        of_weight, of_bias = [t.split(list(parts)) for t in weights[4:6]]  # views: they tell if the whole is changed
         numbers_of_parts = order or range(len(parts))
         places = sorted(range(len(parts)), key=lambda place: numbers_of_parts[place])
         interface: list[Tensor] = [t for place in places for t in (of_weight[place], of_bias[place])]

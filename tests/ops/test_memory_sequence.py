@@ -424,6 +424,7 @@ def replaced(tensors: Sequence[Tensor], i: int, t: Tensor) -> list[Tensor]:
         (lambda x, w, s: (x.float(), w, s), "weights must have the dtype of x, Float, at 0, got Double"),
         (lambda x, w, s: (x, w[:-1], s), "weights must be 26 tensors for dnc, or 24 without an output layer, got 25"),
         (lambda x, w, s: (x[..., :1], w, s), r"weights must have shape \[36, 16\] at 0, got \[36, 17\]"),
+        (lambda x, w, s: (x, replaced(w, 0, w[0][:, :2]), s), r"weights must have shape \[36, 17\] at 0, got \[36, 2\]"),
         (lambda x, w, s: (x, replaced(w, 5, w[4]), s), r"weights must have shape \[10\] at 5, got \[10, 9\]"),
         (lambda x, w, s: (x, replaced(w, 6, w[6][0]), s), r"weights must have 2 dimensions at 6, got \[9\]"),
         (lambda x, w, s: (x, replaced(w, 22, w[22][:7]), s), r"weights must have shape \[15, 9\] at 22, got \[7, 9\]"),

@@ -53,7 +53,7 @@ Tensor memory_step_cuda(std::string_view model, at::ArrayRef<double> options, at
   check_inputs(net.op, x, rows, net.input);
   check_tape(net, model, options, rows);
   check_weights(net, packed);
-  check_times(net.op, from, to, rows, inputs);
+  check_times(net.op, from, to, rows, inputs, net.input);
   const Weights w(net, packed);
   const Tape tape(net, rows);
   const Tensor y = at::empty({1, net.batch(), net.y_size()}, x.options());
@@ -124,6 +124,7 @@ void memory_step_relink_cuda(std::string_view model, at::ArrayRef<double> option
                              const Optional& previous_link, Tensor& next_link, int64_t step) {
   const LaunchScope scope(rows);
   const Network net = network("memory_step_relink", model, options, sizes, rows.size(1));
+  CHECK_ARG(net.op, "model", net.step.linked(), "must be a dnc with a link, got ", model);
   check_tape(net, model, options, rows);
   check_step(net.op, step, rows.size(0) - 1);
   const Weights none;

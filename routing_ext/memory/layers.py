@@ -264,7 +264,8 @@ class MemoryLayer(nn.Module, Generic[State]):
             lengths: ``[B]``, from 0 to T: how many steps of each sample there are. The others take no time; there the output
                 is zero, and the state stays as it is. A :class:`PackedSequence` has its own.
             resets: bool, of the shape of the input without its last dimension, or packed like the input: whether a sample
-                begins anew at this step, with the initial state. A random memory is drawn once a call and sample.
+                begins anew at this step, with the initial state. Of a random memory, each sample has one to begin with, and
+                one for all its resets in this call.
 
         Returns:
             Output ``[T,B,O]``, ``[B,T,O]``, ``[T,O]`` or a :class:`PackedSequence`, and the state after each sample's last

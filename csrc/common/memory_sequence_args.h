@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "checks.h"
+#include "memory_links.h"
 #include "memory_options_args.h"
 
 namespace routing_ext {
@@ -98,6 +99,11 @@ struct MemorySizes {
   // Where the weights of the normalisation are.
   size_t norm_at() const { return 4 + 2 * (first_rows.empty() ? interface.size() : 1); }
   int64_t y_size() const { return output > 0 ? output : hidden + reads * word; }
+  // Elements of the links that a tape keeps: those after steps link_every, 2 link_every, ... < T, with rows as the CPU has them.
+  int64_t links_on_tape(int64_t link_every, int64_t element_size) const {
+    const int64_t kept = linked && steps > 0 ? (steps - 1) / link_every : 0;
+    return kept * batch * writes * locations * padded_locations(locations, element_size);
+  }
 
   std::vector<Shape> weight_shapes() const {
     if (hidden == 0) return {};
@@ -253,6 +259,18 @@ struct MemorySequenceBackwardArgs {
     for (size_t i = 0; i < shapes.size(); ++i) grad_state.push_back(saved("grad_state", grad_state_.get(i), shapes[i]));
     if (sizes.linked) link = saved("link", link_, shapes[MemorySizes::kLink]);
     reset_memory = MemorySequenceArgs::checked_reset_memory(kOp, sizes, reset_memory_, x_);
+  }
+
+  // row_size: of a sample at one time.
+  void check_tape(at::TensorList tape, int64_t row_size) const {
+    const auto is_right = [&](size_t i, int64_t count) {
+      const at::Tensor& t = tape[i];
+      return t.numel() == count && t.is_contiguous() && t.scalar_type() == x.scalar_type() && t.device() == x.device();
+    };
+    CHECK_ARG(kOp, "tape",
+              tape.size() == 2 && is_right(0, (sizes.steps + 1) * sizes.batch * row_size) &&
+                  is_right(1, sizes.links_on_tape(link_every, x.element_size())),
+              "must be the one that the forward pass gave");
   }
 
  private:

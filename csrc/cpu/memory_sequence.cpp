@@ -151,8 +151,8 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>> memory_
     const SampleTeam team(shape, batch, at.access.n, options);
     const Samples samples(shape, schedule, 1, batch, sizeof(C) * (2 * at.access.memory_size + link_size), team.get());
     if (keep) {
-      const int64_t links = kept_links(steps, link_every) * batch * link_size;
-      tape_tensors = {pooled_empty({steps + 1, batch, row}, options), pooled_empty({links}, options)};
+      tape_tensors = {pooled_empty({steps + 1, batch, row}, options),
+                      pooled_empty({sizes.links_on_tape(link_every, x.element_size())}, options)};
     }
 
     const WeightPointers<const C> given(sizes, a.weights);
@@ -257,14 +257,7 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>, at::Ten
     const CellLayout<C> at(shape);
     const PackedLayout<C> packed_at(shape);
     const int64_t row = at.row_size, link_size = at.access.link_size;
-    const auto is_tape = [&](size_t i, int64_t count) {
-      const at::Tensor& t = given_tape[i];
-      return t.numel() == count && t.is_contiguous() && t.scalar_type() == x.scalar_type();
-    };
-    CHECK_ARG(a.kOp, "tape",
-              given_tape.size() == 2 && is_tape(0, (steps + 1) * batch * row) &&
-                  is_tape(1, kept_links(steps, link_every) * batch * link_size),
-              "must be the one that the forward pass gave");
+    a.check_tape(given_tape, row);
     const SampleTeam team(shape, batch, at.access.n, options);
     const Samples samples(shape, schedule, 3, batch,
                           sizeof(C) * (2 * at.access.memory_size + (1 + std::min(link_every, steps)) * link_size), team.get());

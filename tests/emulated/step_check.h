@@ -1,4 +1,5 @@
-// For programs that ask whether a step gives the same in every thread order; whether that is right, the op tests ask.
+// For programs that ask whether kernels of memory networks give the same in every thread order; whether that is right, the op
+// tests ask.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -24,8 +25,10 @@ inline Values unset(int64_t size_of_sample) { return Values(kBatch * size_of_sam
 // Uniform numbers, the same in every run.
 class Filler {
  public:
-  void operator()(Values& values, float low, float high) {
-    for (float& x : values) x = std::uniform_real_distribution<float>(low, high)(random_);
+  void operator()(Values& values, float low, float high) { first(values, values.size(), low, high); }
+  // Of the first `count` values.
+  void first(Values& values, int64_t count, float low, float high) {
+    for (int64_t i = 0; i < count; ++i) values[i] = std::uniform_real_distribution<float>(low, high)(random_);
   }
 
  private:

@@ -46,13 +46,8 @@ size_t dnc_step_scratch_bytes(const StepShape& shape) {
 
 template <class T>
 cudaError_t launch_dnc_step(const StepShape& shape, const Step<T>& step, void* scratch, cudaStream_t stream) {
-  if (shape.batch == 0) return cudaSuccess;
-  if (!countable(shape)) return cudaErrorInvalidValue;
-  const DncPlan plan(shape);
-  const SampleLaunch how = sample_launch<DncWork<T>, T>(plan);
-  return launch(how.in_shared ? dnc_step_kernel<T, true> : dnc_step_kernel<T, false>, dim3(static_cast<unsigned>(shape.batch)),
-                dim3(group_threads(larger(shape.locations, shape.word))), how.shared_bytes, stream, plan, step,
-                static_cast<T*>(scratch), how.scratch_elements);
+  return launch_step<DncPlan, DncWork<T>, T>(dnc_step_kernel<T, true>, dnc_step_kernel<T, false>, shape, step, scratch,
+                                             stream);
 }
 
 template <class T>

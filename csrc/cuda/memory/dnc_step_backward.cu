@@ -29,13 +29,8 @@ size_t dnc_step_backward_scratch_bytes(const StepShape& shape) {
 
 template <class T>
 cudaError_t launch_dnc_step_backward(const StepShape& shape, const StepBackward<T>& step, void* scratch, cudaStream_t stream) {
-  if (shape.batch == 0) return cudaSuccess;
-  if (!countable(shape)) return cudaErrorInvalidValue;
-  const DncPlan plan(shape);
-  const SampleLaunch how = sample_launch<DncBackwardWork<T>, T>(plan);
-  return launch(how.in_shared ? dnc_step_backward_kernel<T, true> : dnc_step_backward_kernel<T, false>,
-                dim3(static_cast<unsigned>(shape.batch)), dim3(group_threads(larger(shape.locations, shape.word))),
-                how.shared_bytes, stream, plan, step, static_cast<T*>(scratch), how.scratch_elements);
+  return launch_step<DncPlan, DncBackwardWork<T>, T>(dnc_step_backward_kernel<T, true>, dnc_step_backward_kernel<T, false>,
+                                                     shape, step, scratch, stream);
 }
 
 #define INSTANTIATE(T)                                                  \

@@ -21,7 +21,6 @@
 #include <utility>
 #include <vector>
 
-#include "../../common/memory_links.h"
 #include "../../common/memory_masks_args.h"
 #include "network.h"
 #include "sequence_launch.h"
@@ -50,12 +49,6 @@ class Masks {
   int64_t batch_;
   Tensor lengths_, resets_;
 };
-
-// Elements of the second tensor of the tape: links [B,V,N,N]. As many as on the CPU, where rows are padded.
-int64_t links_on_tape(const MemorySizes& s, int64_t link_every, int64_t element_size) {
-  const int64_t kept = s.linked ? kept_links(s.steps, link_every) : 0;
-  return kept * s.batch * s.writes * s.locations * padded_locations(s.locations, element_size);
-}
 
 // The accessor's state with which samples begin anew; nothing if there are no resets.
 template <class C>
@@ -166,7 +159,7 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> memory_sequence_cud
   const Tensor rows = at::empty({keep ? steps + 1 : 2, batch, row}, options);
   Tape tape(net, rows);
   if (keep) {
-    tape_tensors = {rows, at::empty({links_on_tape(s, link_every, x.element_size())}, options)};
+    tape_tensors = {rows, at::empty({s.links_on_tape(link_every, x.element_size())}, options)};
   } else {
     tape.state.features = at::empty({steps + 1, batch, net.features()}, options);
     tape.gates = at::empty({steps + 1, batch, 4 * net.hidden}, options);
@@ -197,7 +190,7 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> memory_sequence_cud
       at::addmm_out(gates, w.gate_bias, all_rows(a.x), w.input.t());
     }
     const SequenceShape shape{net.step, steps, net.hidden};
-    if (net.normalised() == 0 && in_one_launch<C>(a.kOp, shape, false)) {
+    if (in_one_launch<C>(a.kOp, shape, false)) {
       forward_in_one_launch(run, shape, samples, a.x, links, after);
     } else {
       forward_by_steps(run, masks, steps, a.x, links, after);
@@ -262,14 +255,7 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>, Tensor> memory_sequ
   const Weights w(net, a.weights);
   const at::TensorOptions options = x.options();
   const int64_t steps = s.steps, batch = s.batch, row = row_size(net, model, options_, x.scalar_type());
-  const auto is_tape = [&](size_t i, int64_t count) {
-    const Tensor& t = tape_tensors[i];
-    return t.numel() == count && t.is_contiguous() && t.scalar_type() == x.scalar_type() && t.device() == x.device();
-  };
-  CHECK_ARG(a.kOp, "tape",
-            tape_tensors.size() == 2 && is_tape(0, (steps + 1) * batch * row) &&
-                is_tape(1, links_on_tape(s, link_every, x.element_size())),
-            "must be the one that the forward pass gave");
+  a.check_tape(tape_tensors, row);
   const Tape tape(net, tape_tensors[0].view({steps + 1, batch, row}));
 
   std::vector<Tensor> grad_weights, grad_initial;
@@ -337,7 +323,7 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>, Tensor> memory_sequ
     links.turns = static_cast<unsigned>(std::max<int64_t>(between, 1));
 
     const SequenceShape shape{net.step, steps, net.hidden};
-    if (net.normalised() == 0 && in_one_launch<C>(a.kOp, shape, true)) {
+    if (in_one_launch<C>(a.kOp, shape, true)) {
       backward_in_one_launch(run, shape, samples, links, of_features, of, of_state, of_cell, of_reset_memory);
     } else {
       backward_by_steps(run, masks, steps, links, of_features, of, of_state, of_cell, of_reset_memory);

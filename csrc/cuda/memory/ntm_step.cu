@@ -30,20 +30,6 @@ __global__ void __launch_bounds__(kMaxGroup)
                     step.grad_read_vectors[b], SampleState<T>(step.grad_previous, b), step.grad_interface[b], work);
 }
 
-// ---- launches --------------------------------------------------------------------------------------------------------------
-
-template <class Work, class T, class Kernel, class Params>
-cudaError_t launch_kernel(Kernel in_shared, Kernel in_scratch, const StepShape& shape, const Params& step, void* scratch,
-                          cudaStream_t stream) {
-  if (shape.batch == 0) return cudaSuccess;
-  if (!countable(shape)) return cudaErrorInvalidValue;
-  const NtmShape plan(shape);
-  const SampleLaunch how = sample_launch<Work, T>(plan);
-  const dim3 blocks(static_cast<unsigned>(shape.batch)), threads(group_threads(larger(shape.locations, shape.word)));
-  return launch(how.in_shared ? in_shared : in_scratch, blocks, threads, how.shared_bytes, stream, plan, step,
-                static_cast<T*>(scratch), how.scratch_elements);
-}
-
 }  // namespace
 
 template <class T>
@@ -52,7 +38,8 @@ size_t ntm_step_scratch_bytes(const StepShape& shape) {
 }
 template <class T>
 cudaError_t launch_ntm_step(const StepShape& shape, const Step<T>& step, void* scratch, cudaStream_t stream) {
-  return launch_kernel<NtmWork<T>, T>(ntm_step_kernel<T, true>, ntm_step_kernel<T, false>, shape, step, scratch, stream);
+  return launch_step<NtmShape, NtmWork<T>, T>(ntm_step_kernel<T, true>, ntm_step_kernel<T, false>, shape, step, scratch,
+                                              stream);
 }
 
 template <class T>
@@ -61,8 +48,8 @@ size_t ntm_step_backward_scratch_bytes(const StepShape& shape) {
 }
 template <class T>
 cudaError_t launch_ntm_step_backward(const StepShape& shape, const StepBackward<T>& step, void* scratch, cudaStream_t stream) {
-  return launch_kernel<NtmBackwardWork<T>, T>(ntm_step_backward_kernel<T, true>, ntm_step_backward_kernel<T, false>, shape,
-                                              step, scratch, stream);
+  return launch_step<NtmShape, NtmBackwardWork<T>, T>(ntm_step_backward_kernel<T, true>, ntm_step_backward_kernel<T, false>,
+                                                      shape, step, scratch, stream);
 }
 
 #define INSTANTIATE(T)                                                                         \

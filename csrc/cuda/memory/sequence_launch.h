@@ -28,6 +28,7 @@ inline bool one_launch_pays(const SequenceShape& s, int64_t element_size, Sequen
 // For tests and measurements, the variable ROUTING_EXT_SEQUENCE says which it is, steps or launch.
 template <class C>
 bool in_one_launch(const char* op, const SequenceShape& s, bool backward) {
+  if (s.step.options.normalises) return false;  // its kernels know nothing of that
   const SequenceFit fit = s.step.dnc ? backward ? dnc_sequence_backward_fit<C>(s) : dnc_sequence_fit<C>(s)
                           : backward ? ntm_sequence_backward_fit<C>(s)
                                      : ntm_sequence_fit<C>(s);

@@ -101,4 +101,18 @@ inline bool countable(const StepShape& s) {
          countable(s.reads * (2 * s.writes + 1));
 }
 
+// Launches a kernel of a step: with the arrays of Work in shared memory, or in scratch memory where they do not fit. Plan: the
+// shape as the kernel wants it.
+template <class Plan, class Work, class T, class Kernel, class Params>
+cudaError_t launch_step(Kernel in_shared, Kernel in_scratch, const StepShape& shape, const Params& step, void* scratch,
+                        cudaStream_t stream) {
+  if (shape.batch == 0) return cudaSuccess;
+  if (!countable(shape)) return cudaErrorInvalidValue;
+  const Plan plan(shape);
+  const SampleLaunch how = sample_launch<Work, T>(plan);
+  return launch(how.in_shared ? in_shared : in_scratch, dim3(static_cast<unsigned>(shape.batch)),
+                dim3(group_threads(larger(shape.locations, shape.word))), how.shared_bytes, stream, plan, step,
+                static_cast<T*>(scratch), how.scratch_elements);
+}
+
 }  // namespace routing_ext::cuda

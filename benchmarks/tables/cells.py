@@ -66,6 +66,17 @@ def compared(row: Row, kind: str) -> str:
     return "-" if found is None else f"{timed(found[1])} = {times_faster(found[1])}"
 
 
+def ours(row: Row) -> str:
+    found = side_of(row, "ours")
+    assert found is not None, f"{row['id']} has none of ours"
+    return timed(found[1])
+
+
+def passes(row: Row) -> str:
+    """Forward, or forward and backward."""
+    return f"{'f+b' if row['case']['backward'] else 'f'}{flags(row)}"
+
+
 def best_torch(row: Row) -> str:
     found = side_of(row, "torch")
     if found is None:

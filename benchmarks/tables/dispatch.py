@@ -14,6 +14,8 @@ from benchmarks.tables.cells import (
     median_of,
     notes,
     of_floor,
+    ours,
+    passes,
     rows_of,
     shape,
     side_of,
@@ -63,8 +65,8 @@ def grouped_linear(slug: str, machine: Results) -> str:
             dtype = "" if case["dtype"] == "float32" else f" {case['dtype']}"
             floor = f"{time(r['floor_us'])} ({r['floor_of']})"
             best = side_of(r, "torch")
-            cells = [f"{shape(case)}{dtype}, {'f+b' if case['backward'] else 'f'}{flags(r)}", str(case["K"]), str(case["B"])]
-            cells += [timed(side_of(r, "ours")[1]), compared(r, "reference")]  # type: ignore[index]
+            cells = [f"{shape(case)}{dtype}, {passes(r)}", str(case["K"]), str(case["B"])]
+            cells += [ours(r), compared(r, "reference")]
             for name in forms:
                 side = r["sides"].get(name)
                 dagger = " †" if side and side.get("zero_gradients") else ""
@@ -99,7 +101,7 @@ def linear_bank(slug: str, machine: Results) -> str:
         for r in rows:
             case = r["case"]
             cells = [f"{shape(case)}, {'f+b+Adam' if case['step'] else 'f+b'}{flags(r)}", str(case["K"]), str(case["B"])]
-            cells += [timed(side_of(r, "ours")[1])]  # type: ignore[index]
+            cells += [ours(r)]
             cells += [f"{time(r['sides'][n]['us'][1])} = {times_faster(r['sides'][n])}" for n in names]
             body.append([*cells, of_floor(r, "ours")])
         return table(["", "K", "B", "LinearBank", *names, "of the floor"], body)
@@ -116,7 +118,7 @@ def dispatch_plan(slug: str, machine: Results) -> str:
                 [
                     f"{r['case']['K']}{', masked' if r['case']['masked'] else ''}{flags(r)}",
                     str(r["case"]["B"]),
-                    timed(side_of(r, "ours")[1]),  # type: ignore[index]
+                    ours(r),
                     compared(r, "torch"),
                     of_floor(r, "ours"),
                     of_floor(r, "kernels"),
@@ -137,9 +139,9 @@ def move_rows(slug: str, machine: Results) -> str:
             assert best is not None
             body.append(
                 [
-                    f"{case['op']}_rows, {'f+b' if case['backward'] else 'f'}{flags(r)}",
+                    f"{case['op']}_rows, {passes(r)}",
                     f"{case['rows']} x {case['width']}",
-                    timed(side_of(r, "ours")[1]),  # type: ignore[index]
+                    ours(r),
                     f"{timed(best[1])} = {times_faster(best[1])}",
                     best[0],
                     of_floor(r, "ours"),
@@ -158,8 +160,8 @@ def combine_rows(slug: str, machine: Results) -> str:
         for r in rows:
             case, best = r["case"], side_of(r, "torch")
             assert best is not None
-            cells = [f"{'f+b' if case['backward'] else 'f'}{flags(r)}", *(str(case[n]) for n in ("B", "choices", "width"))]
-            cells += [timed(side_of(r, "ours")[1]), f"{timed(best[1])} = {times_faster(best[1])}", best[0]]  # type: ignore[index]
+            cells = [passes(r), *(str(case[n]) for n in ("B", "choices", "width"))]
+            cells += [ours(r), f"{timed(best[1])} = {times_faster(best[1])}", best[0]]
             body.append([*cells, of_floor(r, "ours"), of_floor(r, "kernels")])
         return table(head, body)
 
@@ -173,10 +175,10 @@ def selection_generic(slug: str, machine: Results) -> str:
             head,
             [
                 [
-                    f"{r['case']['module']}, {'f+b' if r['case']['backward'] else 'f'}{flags(r)}",
+                    f"{r['case']['module']}, {passes(r)}",
                     str(r["case"]["K"]),
                     str(r["case"]["B"]),
-                    timed(side_of(r, "ours")[1]),  # type: ignore[index]
+                    ours(r),
                     compared(r, "reference"),
                     compared(r, "torch"),
                     time(median_of(r, "bound")),

@@ -14,6 +14,8 @@ from benchmarks.tables.cells import (
     notes,
     number,
     of_floor,
+    ours,
+    passes,
     rows_of,
     side_of,
     size,
@@ -160,10 +162,10 @@ def memory_ops(slug: str, machine: Results) -> str:
             head,
             [
                 [
-                    f"{r['case']['op']}, {'f+b' if r['case']['backward'] else 'f'}{flags(r)}",
+                    f"{r['case']['op']}, {passes(r)}",
                     str(r["case"]["B"]),
                     str(r["case"]["N"]),
-                    timed(side_of(r, "ours")[1]),  # type: ignore[index]
+                    ours(r),
                     compared(r, "torch"),
                     of_floor(r, "ours"),
                     of_floor(r, "kernels"),

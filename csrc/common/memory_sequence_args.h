@@ -99,7 +99,8 @@ struct MemorySizes {
   // Where the weights of the normalisation are.
   size_t norm_at() const { return 4 + 2 * (first_rows.empty() ? interface.size() : 1); }
   int64_t y_size() const { return output > 0 ? output : hidden + reads * word; }
-  // Elements of the links that a tape keeps: those after steps link_every, 2 link_every, ... < T, with rows as the CPU has them.
+  // Elements of the links that a tape keeps: those after steps link_every, 2 link_every, ... < T, with rows as long as the
+  // CPU's.
   int64_t links_on_tape(int64_t link_every, int64_t element_size) const {
     const int64_t kept = linked && steps > 0 ? (steps - 1) / link_every : 0;
     return kept * batch * writes * locations * padded_locations(locations, element_size);

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from helpers import generator
 from networks import ALGORITHMS, Routed, assert_close
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from two_processes import in_two_processes
 
 from routing_ext.ops import DispatchPlan
 from routing_ext.routing import Loss, ManualReward, NegLossReward, replay
@@ -94,25 +92,20 @@ def as_on_cuda(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(DispatchPlan, "selected_early", lambda plan: range(plan.num_modules))
 
 
-def worker(rank: int, folder: Path) -> None:
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
-    found = {}
+def trained_all(rank: int) -> list[tuple[tuple[Any, ...], dict[str, Tensor]]]:
+    found = []
     for case in [*CASES, Case("GumbelSoftmax")]:
         with pytest.MonkeyPatch.context() as patch:
             if case.as_on_cuda:
                 as_on_cuda(patch)
-            found[case] = trained(case, rank)
-    torch.save([(tuple(case), result) for case, result in found.items()], folder / f"rank{rank}.pt")
-    distributed.destroy_process_group()
+            found.append((tuple(case), trained(case, rank)))
+    return found
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Case, dict[str, Tensor]]]:
-    folder = tmp_path_factory.mktemp("ddp")
-    mp.spawn(worker, (folder,), nprocs=2)  # type: ignore[no-untyped-call]
-    return [{Case(*case): result for case, result in torch.load(folder / f"rank{rank}.pt")} for rank in range(2)]
+    found = in_two_processes(trained_all, tmp_path_factory.mktemp("ddp"))
+    return [{Case(*case): result for case, result in of_rank} for of_rank in found]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

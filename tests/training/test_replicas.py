@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import functools
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from tiny import CONFIG, PROBLEM, weights
-from torch import distributed, nn
+from torch import nn
+from two_processes import in_two_processes
 
 from routing_ext.cli import main
 from routing_ext.tasks import Copy
@@ -53,23 +53,18 @@ def add_up(replicas: Replicas) -> dict[str, Any]:
     return {"gradients": gradients, "flags": [flag, replicas.add_up(parameters, False)]}
 
 
-def process(rank: int, folder: Path) -> None:
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
+def process(folder: Path, rank: int) -> dict[str, Any]:
     replicas = Replicas(rank, 2)
     found = {name: trained(problem, HOW, Run(folder / name, problem, HOW), replicas) for name, problem in EXACT.items()}
     found["routed"] = trained(ROUTED, dataclasses.replace(CONFIG, steps=5, batch_size=20), replicas=replicas)
     found["add up"] = add_up(replicas)
-    torch.save(found, folder / f"{rank}.pt")
-    distributed.destroy_process_group()
+    return found
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("replicas")
-    mp.spawn(process, (folder,), nprocs=2)  # type: ignore[no-untyped-call]
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    return in_two_processes(functools.partial(process, folder), folder)
 
 
 @pytest.mark.parametrize("name", EXACT)

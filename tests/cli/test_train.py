@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -159,8 +160,16 @@ def test_divergence(capsys: pytest.CaptureFixture[str]) -> None:
     assert "there is no checkpoint yet. Try a smaller --lr (now 1e+39)" in text
 
 
+@pytest.fixture
+def hangups_are_heard() -> Iterator[None]:
+    """Even if the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_signals(number: signal.Signals, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_signals(number: signal.Signals, code: int, capsys: pytest.CaptureFixture[str], hangups_are_heard: None) -> None:
     def stop() -> None:
         while not Path("run/checkpoints/step-00000005.pt").exists():
             time.sleep(0.001)

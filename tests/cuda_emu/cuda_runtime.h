@@ -118,6 +118,18 @@ Permissions& permissions_of(void (*kernel)(P...)) {
   return permissions[reinterpret_cast<const void*>(kernel)];
 }
 
+inline dim3 cluster_of(const cudaLaunchConfig_t& c) {
+  dim3 cluster;
+  for (unsigned i = 0; i < c.numAttrs; ++i) {
+    if (c.attrs[i].id == cudaLaunchAttributeClusterDimension) cluster = c.attrs[i].val.clusterDim;
+  }
+  return cluster;
+}
+inline bool is_cooperative(const cudaLaunchConfig_t& c) {
+  return std::any_of(c.attrs, c.attrs + c.numAttrs, [](const cudaLaunchAttribute& a) {
+    return a.id == cudaLaunchAttributeCooperative && a.val.cooperative != 0;
+  });
+}
 inline cudaError_t check_launch(const cudaLaunchConfig_t& c, const Permissions& allowed, dim3 cluster) {
   const dim3 g = c.gridDim, b = c.blockDim;
   if (cluster.count() > c.gridDim.count() || g.count() == 0 || g.x > kMaxGridX || g.y > kMaxGridYZ || g.z > kMaxGridYZ ||
@@ -141,21 +153,23 @@ cudaError_t cudaFuncSetAttribute(void (*kernel)(P...), cudaFuncAttribute attribu
   return cudaSuccess;
 }
 
+template <class... P>
+cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, void (*kernel)(P...), const cudaLaunchConfig_t* config) {
+  const dim3 cluster = cuda_emu::cluster_of(*config);
+  if (cluster.count() > cuda_emu::permissions_of(kernel).cluster) return cuda_emu::last_error = cudaErrorInvalidClusterSize;
+  *clusters = static_cast<int>(cuda_emu::kMultiprocessors / cluster.count());
+  return cudaSuccess;
+}
+
 template <class... P, class... A>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(P...), A&&... args) {
   static_assert(cuda_emu::argument_bytes<std::remove_reference_t<P>...>() <= cuda_emu::kMaxArgumentBytes,
                 "kernel arguments have 32764 bytes");
   const cuda_emu::Permissions& allowed = cuda_emu::permissions_of(kernel);
-  dim3 cluster;
-  for (unsigned i = 0; i < config->numAttrs; ++i) {
-    const cudaLaunchAttribute& attribute = config->attrs[i];
-    if (attribute.id == cudaLaunchAttributeClusterDimension) {
-      cluster = attribute.val.clusterDim;
-      if (cluster.count() == 0 || cluster.count() > allowed.cluster) return cuda_emu::last_error = cudaErrorInvalidClusterSize;
-    }
-    // All blocks at once, so that they can wait for each other.
-    if (attribute.id == cudaLaunchAttributeCooperative && attribute.val.cooperative) cluster = config->gridDim;
-  }
+  dim3 cluster = cuda_emu::cluster_of(*config);
+  if (cluster.count() == 0 || cluster.count() > allowed.cluster) return cuda_emu::last_error = cudaErrorInvalidClusterSize;
+  // All blocks at once, so that they can wait for each other.
+  if (cuda_emu::is_cooperative(*config)) cluster = config->gridDim;
   const cudaError_t refused = cuda_emu::check_launch(*config, allowed, cluster);
   if (refused != cudaSuccess) return cuda_emu::last_error = refused;
   const auto run = [&](P... arguments) {

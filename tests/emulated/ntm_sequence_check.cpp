@@ -1,4 +1,5 @@
-// An NTM over a sequence, in one launch each pass. Linked with bugs planted in the kernels.
+// An NTM over a sequence, in one launch each pass, with one block a sample and with four. Linked with bugs planted in the
+// kernels.
 #include "memory/ntm_record.cuh"
 #include "memory/sequence.cuh"
 #include "step_check.h"
@@ -44,7 +45,7 @@ struct States {
   }
 };
 
-cudaError_t run(std::vector<Values>& results) {
+cudaError_t run(int blocks, std::vector<Values>& results) {
   Filler fill;
   const auto fill_first = [&](Timed& array, float low, float high) {
     fill.first(array.values, kBatch * array.size, low, high);
@@ -71,10 +72,12 @@ cudaError_t run(std::vector<Values>& results) {
   forward.state = state.rows<float>(), forward.initial = initial.first<const float>(), forward.last = last.first<float>();
   forward.last_hidden = last_hidden.first<float>(), forward.last_cell = last_cell.first<float>();
   forward.last_read = last_read.first<float>();
-  const cudaError_t error = launch_ntm_sequence(kShape, forward, nullptr);
+  const cudaError_t error = launch_ntm_sequence(kShape, blocks, forward, nullptr);
   if (error != cudaSuccess) return error;
-  results = {last.memory.values, last.write_weights.values, last.read_weights.values,
-             last_hidden.values, last_cell.values,          last_read.values};
+  for (const Timed* array :
+       {&last.memory, &last.write_weights, &last.read_weights, &last_hidden, &last_cell, &last_read}) {
+    results.push_back(array->values);
+  }
 
   Timed of_features(kSteps + 1, features_size), of_gates(kSteps, 4 * kHidden), of_interface(kSteps, interface_size);
   Timed of_cell(1, kHidden), of_reset(1, kStep.locations * kStep.word);
@@ -93,7 +96,7 @@ cudaError_t run(std::vector<Values>& results) {
   backward.of_features = of_features.rows<float>(), backward.of_gates = of_gates.rows<float>();
   backward.of_interface = of_interface.rows<float>(), backward.of_state = of_state.first<float>();
   backward.of_cell = of_cell.first<float>(), backward.of_reset_memory = of_reset.first<float>();
-  const cudaError_t failed = launch_ntm_sequence_backward(kShape, backward, nullptr);
+  const cudaError_t failed = launch_ntm_sequence_backward(kShape, blocks, backward, nullptr);
   for (const Timed* array : {&of_features, &of_gates, &of_interface, &of_cell, &of_reset, &of_state.memory,
                              &of_state.write_weights, &of_state.read_weights}) {
     results.push_back(array->values);
@@ -103,4 +106,9 @@ cudaError_t run(std::vector<Values>& results) {
 
 }  // namespace
 
-int main() { print_whether_the_same(run); }
+int main() {
+  print_whether_the_same([](std::vector<Values>& results) {
+    const cudaError_t error = run(1, results);
+    return error == cudaSuccess ? run(4, results) : error;
+  });
+}

@@ -28,11 +28,11 @@ class Bug(NamedTuple):
 
 PLAN, LINEAR, TILE = "dispatch_plan", "grouped_linear", "tile_product.cuh"
 MEMORY, STEP, NTM = "memory/memory_ops", "memory/dnc_step", "memory/ntm_step"
-CELL = "memory/memory_cell"
+CELL, NORM = "memory/memory_cell", "memory/norm.cuh"
 SEQUENCE = "memory/ntm_sequence"
 GROUP, CONTENT, ALLOCATION, LINK = (f"memory/{name}.cuh" for name in ("group", "content", "allocation", "link"))
 PHASES_OF_STEP, PHASES_OF_NTM = "memory/dnc_step.cuh", "memory/ntm_step.cuh"
-PASS_OF_SEQUENCE = "memory/sequence_pass.cuh"
+MATRIX, PASS_OF_SEQUENCE = "memory/matrix.cuh", "memory/sequence_pass.cuh"
 BARRIER = "  __syncthreads();\n"
 
 BUGS = {
@@ -107,13 +107,13 @@ BUGS = {
     ),
     "cell, none": Bug(CELL, "", "", RIGHT),
     "cell, no barrier before the mean": Bug(
-        CELL, "  group.sync();\n  const C mean = sum.total(0)", "  const C mean = sum.total(0)", WRONG
+        CELL, "  group.sync();\n  const T mean = sum.total(0)", "  const T mean = sum.total(0)", WRONG, file=NORM
     ),
     "cell, sums of squares where the others are still read": Bug(
-        CELL, "squares(group, 1, size, partials + partials_size(1, 1),", "squares(group, 1, size, partials,", WRONG
+        CELL, "squares(group, 1, size, partials + partials_size(1, 1),", "squares(group, 1, size, partials,", WRONG, file=NORM
     ),
     "cell, no barrier before the gradient's mean": Bug(
-        CELL, "  group.sync();\n  const C mean = sums.total(0, 0)", "  const C mean = sums.total(0, 0)", WRONG
+        CELL, "  group.sync();\n  const T mean = sums.total(0, 0)", "  const T mean = sums.total(0, 0)", WRONG, file=NORM
     ),
     "memory, none": Bug(MEMORY, "", "", RIGHT),
     "memory, no barrier between dots and softmax": Bug(
@@ -134,15 +134,15 @@ BUGS = {
     ),
     "memory, columns added up before all warps are there": Bug(
         MEMORY,
-        "    group.sync();\n    for_each(group, static_cast<int>(smaller",
-        "    for_each(group, static_cast<int>(smaller",
+        "    in_block.sync();\n    for_each(in_block, static_cast<int>(smaller",
+        "    for_each(in_block, static_cast<int>(smaller",
         WRONG,
         file=GROUP,
     ),
     "memory, next tile of columns too early": Bug(
         MEMORY,
-        "      body.column_sums(first + j, total);\n    });\n    group.sync();\n",
-        "      body.column_sums(first + j, total);\n    });\n",
+        "total[k];\n      }\n    });\n    in_block.sync();\n",
+        "total[k];\n      }\n    });\n",
         WRONG,
         file=GROUP,
     ),
@@ -155,7 +155,7 @@ BUGS = {
         GROUP,
     ),
     "memory, too little shared memory for partial sums": Bug(
-        MEMORY, "return count * larger(rows, kMaxGroup / kWarp);", "return count * rows;", REFUSED, "write outside", GROUP
+        MEMORY, "return count * larger(rows, kMaxWarps);", "return count * rows;", REFUSED, "write outside", GROUP
     ),
     "step, none": Bug(STEP, "", "", RIGHT),
     "step, no barrier between interface and usage": Bug(
@@ -203,6 +203,26 @@ BUGS = {
         "weights.recurrent, work.partials);\n",
         WRONG,
         file=PASS_OF_SEQUENCE,
+    ),
+    "cluster, sums of blocks added up before all blocks are there": Bug(
+        SEQUENCE, "  group.sync();\n  for_each(group, cols,", "  for_each(group, cols,", WRONG, file=GROUP
+    ),
+    "cluster, no barrier before a block's own sums": Bug(
+        SEQUENCE, "    in_block.sync();\n    for_each(in_block, cols,", "    for_each(in_block, cols,", WRONG, file=MATRIX
+    ),
+    "cluster, an array of each block that they share the work on": Bug(
+        SEQUENCE, "  for_each(group.in_block(), plan.features,", "  for_each(group, plan.features,", WRONG, file=PASS_OF_SEQUENCE
+    ),
+    "cluster, no place for the sums of a block": Bug(
+        SEQUENCE, " + (blocks > 1 ? cols : 0));", ");", REFUSED, "not in dynamic shared memory", file=GROUP
+    ),
+    "cluster, blocks leave while others read": Bug(
+        SEQUENCE,
+        "    body.column_sums(j, total);\n  });\n  group.sync();\n",
+        "    body.column_sums(j, total);\n  });\n",
+        REFUSED,
+        "has left the kernel",
+        file=GROUP,
     ),
     # What the emulation cannot see: it has no memory ordering, and threads do not interrupt each other between two waits.
     "plan, no __syncwarp after positions advance": Bug(

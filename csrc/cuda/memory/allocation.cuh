@@ -43,7 +43,7 @@ struct Allocation {
 };
 
 // Of one head: kept [N], the products of what comes before, or the softmax itself; then the allocation is found(usage, kept).
-// s [N] and partials are scratch. Barriers within; none before and after.
+// s [N], of each block, and partials are scratch. A barrier within; none before and after.
 template <class Group, class T>
 __device__ void find_free(const Group& group, const Allocation<T>& a, const T* usage, T* s, T* partials, T* kept) {
   if (a.by_softmax()) {
@@ -53,7 +53,7 @@ __device__ void find_free(const Group& group, const Allocation<T>& a, const T* u
     softmax.finish(group);
     return;
   }
-  for_each(group, a.locations, [&](int i) { s[i] = above_zero(usage[i]); });
+  for_each(group.in_block(), a.locations, [&](int i) { s[i] = above_zero(usage[i]); });
   group.sync();
   const int lanes = lanes_for_pairs(group, a.locations);
   for_each_row(group, a.locations, lanes, [&](int i, int lane, bool is_there) {
@@ -65,8 +65,8 @@ __device__ void find_free(const Group& group, const Allocation<T>& a, const T* u
   });
 }
 
-// grad [N]: of the allocation. grad_usage [N] is added to. s, x [N] and partials are scratch. Barriers within; none before and
-// after.
+// grad [N]: of the allocation. grad_usage [N] is added to. s, x [N], of each block, and partials are scratch. A barrier within;
+// none before and after.
 template <class Group, class T>
 __device__ void find_free_backward(const Group& group, const Allocation<T>& a, const T* usage, const T* kept, const T* grad,
                                    T* s, T* x, T* partials, T* grad_usage) {
@@ -78,7 +78,7 @@ __device__ void find_free_backward(const Group& group, const Allocation<T>& a, c
     for_each(group, a.locations, [&](int i) { grad_usage[i] -= kept[i] * (grad[i] - mean) / a.temperature; });
     return;
   }
-  for_each(group, a.locations, [&](int i) {
+  for_each(group.in_block(), a.locations, [&](int i) {
     const T own = above_zero(usage[i]);
     s[i] = own, x[i] = (T(1) - own) * kept[i] * grad[i];
   });

@@ -20,17 +20,18 @@ struct DncForward {
 }  // namespace
 
 template <class T>
-SequenceFit dnc_sequence_fit(const SequenceShape& shape) {
-  return sequence_fit<DncForward<T>>(shape);
+SequenceFit dnc_sequence_fit(const SequenceShape& shape, int blocks) {
+  return fit_of<DncForward<T>, ForwardPass<DncForward<T>>>(shape, blocks);
 }
 template <class T>
-cudaError_t launch_dnc_sequence(const SequenceShape& shape, const SequenceForward<T>& sequence, cudaStream_t stream) {
-  return launch_sequence<DncForward<T>>(shape, sequence, stream);
+cudaError_t launch_dnc_sequence(const SequenceShape& shape, int blocks, const SequenceForward<T>& sequence,
+                                cudaStream_t stream) {
+  return launch_pass<DncForward<T>, ForwardPass<DncForward<T>>>(shape, blocks, sequence, stream);
 }
 
-#define INSTANTIATE(T)                                            \
-  template SequenceFit dnc_sequence_fit<T>(const SequenceShape&); \
-  template cudaError_t launch_dnc_sequence(const SequenceShape&, const SequenceForward<T>&, cudaStream_t)
+#define INSTANTIATE(T)                                                 \
+  template SequenceFit dnc_sequence_fit<T>(const SequenceShape&, int); \
+  template cudaError_t launch_dnc_sequence(const SequenceShape&, int, const SequenceForward<T>&, cudaStream_t)
 INSTANTIATE(float);
 INSTANTIATE(double);
 #undef INSTANTIATE

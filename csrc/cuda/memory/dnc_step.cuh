@@ -9,13 +9,15 @@
 #include "dnc_plan.cuh"
 #include "link.cuh"
 #include "passes.cuh"
+#include "workspace.cuh"
 
 namespace routing_ext::cuda {
 
 template <class T>
 struct DncWork {
-  T* x;                 // [I]: the interface behind its activations
-  T *usage, *s, *kept;  // [N]
+  T* x;                 // [I]: the interface behind its activations, of each block
+  T *usage, *kept;      // [N]
+  T* s;                 // [N], of each block
   T* left;              // [N], if freed locations are erased
   T *read, *next_read;  // [R,N]: the read weights before and after the step
   T* weights;           // [V,N]: the next write weights
@@ -27,8 +29,8 @@ struct DncWork {
   template <class W>
   __host__ __device__ DncWork(W& w, const DncPlan& p) {
     const int64_t n = p.locations, r = p.reads * n, heads = p.heads() * n;
-    x = w.take(p.map.size());
-    usage = w.take(n), s = w.take(n), kept = w.take(n), left = w.take(p.erases_freed ? n : 0);
+    x = w.take_own(p.map.size()), s = w.take_own(n);
+    usage = w.take(n), kept = w.take(n), left = w.take(p.erases_freed ? n : 0);
     read = w.take(r), next_read = w.take(r), weights = w.take(p.writes * n);
     dots = w.take(heads), content = w.take(heads), norms = w.take(p.masks ? heads : n);
     along = w.take(p.linked ? 2 * r : 0), sharp = w.take(p.sharpens_link ? 2 * r : 0);
@@ -37,7 +39,7 @@ struct DncWork {
     content_partials = w.take_partials(partials_size(p.heads(), 2));
     partials = w.take_partials(partials_size(p.writes, 2));
     sharp_partials = w.take_partials(p.sharpens_link ? partials_size(2 * p.reads, 2) : 0);
-    column_partials = w.take_partials(column_partials_size(kHeads, sizeof(T)));
+    column_partials = take_column_partials(w, kHeads, larger(n, p.word));
   }
 };
 

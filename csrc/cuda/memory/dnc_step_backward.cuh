@@ -4,32 +4,34 @@
 #include "dnc_plan.cuh"
 #include "link.cuh"
 #include "passes.cuh"
+#include "workspace.cuh"
 
 namespace routing_ext::cuda {
 
 template <class T>
 struct DncBackwardWork {
-  T *x, *of;                                // [I]: the interface behind its activations
-  T *read, *next_read, *weights;            // [R,N] twice, [V,N]: read weights before and after, next write weights
-  T *of_read, *of_next_read, *of_weights;   // likewise
-  T *of_precedence, *of_along;              // [V,N], [2,R,N], if linked
-  T* grad_read;                             // [R,W]
-  T *dots, *of_norms, *norms;               // [V or R,N] three times; without masks the last is [N]
-  T *usages, *of_usage, *of_found, *s, *t;  // [V,N], as each write head found it; [N] four times
-  T *left, *of_left;                        // [N], if freed locations are erased
+  T *x, *of;                               // [I]: the interface behind its activations, of each block; its gradient
+  T *read, *next_read, *weights;           // [R,N] twice, [V,N]: read weights before and after, next write weights
+  T *of_read, *of_next_read, *of_weights;  // likewise
+  T *of_precedence, *of_along;             // [V,N], [2,R,N], if linked
+  T* grad_read;                            // [R,W], of each block
+  T *dots, *of_norms, *norms;              // [V or R,N] three times; without masks the last is [N]
+  T *usages, *of_usage, *of_found;         // [V,N], as each write head found it; [N] twice
+  T *s, *t;                                // [N], of each block
+  T *left, *of_left;                       // [N], if freed locations are erased
   T *write_key_partials, *read_key_partials, *mode_partials, *content_partials, *partials, *sharp_partials, *gate_partials;
   T *found_partials, *column_partials;
 
   template <class W>
   __host__ __device__ DncBackwardWork(W& w, const DncPlan& p) {
     const int64_t n = p.locations, r = p.reads * n, v = p.writes * n, heads = p.heads() * n;
-    x = w.take(p.map.size()), of = w.take(p.map.size());
+    x = w.take_own(p.map.size()), of = w.take(p.map.size());
     read = w.take(r), next_read = w.take(r), weights = w.take(v);
     of_read = w.take(r), of_next_read = w.take(r), of_weights = w.take(v);
     of_precedence = w.take(p.linked ? v : 0), of_along = w.take(p.linked ? 2 * r : 0);
-    grad_read = w.take(static_cast<int64_t>(p.reads) * p.word);
+    grad_read = w.take_own(static_cast<int64_t>(p.reads) * p.word);
     dots = w.take(heads), of_norms = w.take(heads), norms = w.take(p.masks ? heads : n);
-    usages = w.take(v), of_usage = w.take(n), of_found = w.take(n), s = w.take(n), t = w.take(n);
+    usages = w.take(v), of_usage = w.take(n), of_found = w.take(n), s = w.take_own(n), t = w.take_own(n);
     left = w.take(p.erases_freed ? n : 0), of_left = w.take(p.erases_freed ? n : 0);
     write_key_partials = w.take_partials(partials_size(p.writes, 1));
     read_key_partials = w.take_partials(partials_size(p.reads, 1));
@@ -38,7 +40,7 @@ struct DncBackwardWork {
     partials = w.take_partials(partials_size(p.heads(), 2));
     sharp_partials = w.take_partials(p.sharpens_link ? partials_size(2 * p.reads, 1) : 0);
     gate_partials = w.take_partials(partials_size(1, 3)), found_partials = w.take_partials(partials_size(1, 1));
-    column_partials = w.take_partials(column_partials_size(kHeads + 2, sizeof(T)));
+    column_partials = take_column_partials(w, kHeads + 2, larger(n, p.word));
   }
 };
 
@@ -53,7 +55,7 @@ __device__ void dnc_step_backward(const Group& group, const DncPlan& plan, const
   const DncInterface<const T> x(plan, work.x);
   const DncInterface<T> of(plan, work.of);
 
-  for_each(group, plan.map.size(), [&](int i) { work.x[i] = record[at.interface + i]; });
+  for_each(group.in_block(), plan.map.size(), [&](int i) { work.x[i] = record[at.interface + i]; });
   for_each(group, writes * n, [&](int i) {
     work.weights[i] = next.write_weights[i];
     work.of_weights[i] = grad_next.write_weights ? grad_next.write_weights[i] : T(0);
@@ -64,7 +66,8 @@ __device__ void dnc_step_backward(const Group& group, const DncPlan& plan, const
     work.of_next_read[i] = grad_next.read_weights ? grad_next.read_weights[i] : T(0);
     work.of_read[i] = 0;
   });
-  for_each(group, reads * word, [&](int i) { work.grad_read[i] = grad_read_vectors ? grad_read_vectors[i] : T(0); });
+  for_each(group.in_block(), reads * word,
+           [&](int i) { work.grad_read[i] = grad_read_vectors ? grad_read_vectors[i] : T(0); });
   group.sync();
 
   // Read vectors, and the weights they were read with.

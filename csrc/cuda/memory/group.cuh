@@ -1,5 +1,5 @@
 // Threads that work on one sample together, and how they add up. Every phase of a step is a template over the group: a block
-// of threads now; what offers the same members, such as a cluster of blocks, may take its place.
+// of threads, or a cluster of blocks (cluster.cuh).
 //
 // A phase finds what it reads published, and does not publish what it writes: between two phases, of which the later one
 // reads what the earlier one wrote, or uses the same `partials`, the caller puts group.sync(). Sums are made in an order that
@@ -22,9 +22,20 @@ class BlockGroup {
   __device__ __forceinline__ int warp() const { return rank() / kWarp; }
   __device__ __forceinline__ int warps() const { return size() / kWarp; }
   __device__ __forceinline__ void sync() const { __syncthreads(); }
+
+  // Of the blocks that are the group: how many, which is this one, its threads alone, and where an array in this one's shared
+  // memory lies in another's.
+  __device__ __forceinline__ static constexpr int blocks() { return 1; }
+  __device__ __forceinline__ static constexpr int block() { return 0; }
+  __device__ __forceinline__ BlockGroup in_block() const { return {}; }
+  template <class T>
+  __device__ __forceinline__ static T* of_block(T* own, int) {
+    return own;
+  }
 };
 
-constexpr int kMaxGroup = 256;  // threads
+constexpr int kMaxGroup = 256;  // threads of a block
+constexpr int kMaxWarps = kMaxGroup / kWarp;
 
 // How many threads work on a sample of so many locations: more would wait at each barrier and have nothing to do between them.
 inline int group_threads(int64_t locations) {
@@ -113,12 +124,15 @@ __device__ __forceinline__ void for_each_row(const Group& group, int rows, int l
 // ---- in the group ----------------------------------------------------------------------------------------------------------
 
 // Rows in pieces, one or more a warp: who has element i of a row. A warp meets the same elements in each loop over pieces.
+// There are no more than one block's warps can take: who needs a sum adds them up.
 struct Pieces {
   int rows, n, each;  // pieces of each row
 
   template <class Group>
-  __device__ __forceinline__ Pieces(const Group& group, int rows_, int n_)
-      : rows(rows_), n(n_), each(rows_ > 0 && rows_ < group.warps() ? group.warps() / rows_ : 1) {}
+  __device__ __forceinline__ Pieces(const Group& group, int rows_, int n_) : rows(rows_), n(n_), each(1) {
+    const int warps = group.in_block().warps();
+    if (rows > 0 && rows < warps) each = warps / rows;
+  }
 
   // f(row, index of the piece among all).
   template <class Group, class F>
@@ -135,9 +149,7 @@ struct Pieces {
 };
 
 // Elements of `partials` that sums of `rows` rows need, each of `count` sums.
-__host__ __device__ constexpr int64_t partials_size(int64_t rows, int64_t count) {
-  return count * larger(rows, kMaxGroup / kWarp);
-}
+__host__ __device__ constexpr int64_t partials_size(int64_t rows, int64_t count) { return count * larger(rows, kMaxWarps); }
 
 // Sums over each row: of(row) gives a function (i, sums) that adds element i's share. The total is there after a barrier.
 template <int count, class T>
@@ -224,8 +236,19 @@ struct Softmax {
 template <class T>
 constexpr int kColumns = 16 / sizeof(T);  // that a lane holds at a time
 
-__host__ __device__ constexpr int64_t column_partials_size(int64_t column_sums, int64_t element_size) {
-  return column_sums * kMaxGroup * (16 / element_size);
+// Of each block of a group of so many: what its warps say, and if it is not alone, what it tells the others.
+template <class T>
+__host__ __device__ constexpr int64_t column_partials_size(int64_t column_sums, int64_t cols, int blocks) {
+  return column_sums * (kMaxGroup * kColumns<T> + (blocks > 1 ? cols : 0));
+}
+
+// The sum of what each block has at the same place of an array of its own, after a barrier.
+template <class Group, class T>
+__device__ __forceinline__ T sum_of_blocks(const Group& group, T* own, int i) {
+  T sum = 0;
+#pragma unroll 1
+  for (int b = 0; b < group.blocks(); ++b) sum += group.of_block(own, b)[i];
+  return sum;
 }
 
 // The columns of a matrix that a lane holds, and their elements of a row. All of a row are loaded before any is stored, or
@@ -250,12 +273,14 @@ struct OwnColumns {
 //   element(row, col, c, along, down)  adds to along[row_sums] and to down[column_sums][c]
 //   row_sums(row, along, is_first)     by one lane, for each tile of columns
 //   column_sums(col, total)            by one thread, for each column; total[column_sums]
-// partials [column_partials_size]. A barrier stands between row_sums and column_sums, and at the end.
+// partials [column_partials_size], of the block. A barrier stands between row_sums and column_sums, and at the end.
 template <int row_sums, int column_sums, class T, class Group, class Body>
 __device__ __forceinline__ void sweep(const Group& group, int rows, int cols, int lanes, T* partials, Body& body) {
   constexpr int columns = kColumns<T>;
   const int teams = kWarp / lanes, team = group.lane() / lanes, lane = group.lane() % lanes;
   const int tile = columns * lanes;
+  const BlockGroup in_block = group.in_block();
+  T* const of_block = partials + column_sums * kMaxGroup * columns;  // [sums,cols]
 #pragma unroll 1
   for (int first = 0; first < cols; first += tile) {
     T down[column_sums][columns] = {};
@@ -292,21 +317,35 @@ __device__ __forceinline__ void sweep(const Group& group, int rows, int cols, in
     for (int k = 0; k < column_sums; ++k) {
 #pragma unroll
       for (int c = 0; c < columns; ++c) {
-        if (team == 0) partials[(group.warp() * column_sums + k) * tile + c * lanes + lane] = down[k][c];
+        if (team == 0) partials[(in_block.warp() * column_sums + k) * tile + c * lanes + lane] = down[k][c];
       }
     }
-    group.sync();
-    for_each(group, static_cast<int>(smaller(tile, cols - first)), [&](int j) {
+    in_block.sync();
+    for_each(in_block, static_cast<int>(smaller(tile, cols - first)), [&](int j) {
       T total[column_sums] = {};
 #pragma unroll 1
-      for (int w = 0; w < group.warps(); ++w) {
+      for (int w = 0; w < in_block.warps(); ++w) {
 #pragma unroll
         for (int k = 0; k < column_sums; ++k) total[k] += partials[(w * column_sums + k) * tile + j];
       }
-      body.column_sums(first + j, total);
+      if (group.blocks() == 1) {
+        body.column_sums(first + j, total);
+      } else {
+#pragma unroll
+        for (int k = 0; k < column_sums; ++k) of_block[k * cols + first + j] = total[k];
+      }
     });
-    group.sync();
+    in_block.sync();
   }
+  if (group.blocks() == 1) return;
+  group.sync();
+  for_each(group, cols, [&](int j) {
+    T total[column_sums];
+#pragma unroll
+    for (int k = 0; k < column_sums; ++k) total[k] = sum_of_blocks(group, of_block + k * cols, j);
+    body.column_sums(j, total);
+  });
+  group.sync();
 }
 
 }  // namespace routing_ext::cuda

@@ -67,10 +67,11 @@ __device__ __forceinline__ T softplus_slope(T y) {
   return y > T(kSoftplusLinear) ? T(1) : -expm1(-y);
 }
 
-// out [I]; also [I], if there.
+// out [I], of each block; also [I], if there.
 template <class Group, class T>
 __device__ void activate(const Group& group, const InterfaceMap& map, const T* interface, T* out, T* also) {
-  for_each(group, map.size(), [&](int i) {
+  const bool is_first = group.block() == 0;
+  for_each(group.in_block(), map.size(), [&](int i) {
     const T x = interface[i];
     const int part = map.part_of(i);
     T y = 0;
@@ -102,7 +103,7 @@ __device__ void activate(const Group& group, const InterfaceMap& map, const T* i
       }
     }
     out[i] = y;
-    if (also) also[i] = y;
+    if (also && is_first) also[i] = y;
   });
 }
 

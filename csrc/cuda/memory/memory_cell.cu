@@ -6,6 +6,7 @@
 #include "../launch.cuh"
 #include "group.cuh"
 #include "lstm.cuh"
+#include "norm.cuh"
 
 namespace routing_ext::cuda {
 namespace {
@@ -76,49 +77,21 @@ __global__ void __launch_bounds__(kThreads) lstm_backward_kernel(LstmBackward<C>
 
 template <class C>
 __global__ void __launch_bounds__(kMaxGroup, 1) norm_kernel(NormForward<C> p) {
-  __shared__ C partials[2 * partials_size(1, 1)];
-  const BlockGroup group;
+  __shared__ C partials[norm_partials_size()];
   const int64_t b = blockIdx.x;
-  const int size = static_cast<int>(p.size);
   if (!p.samples.runs(b)) return;
-  C *const x = p.x[b], *const normed = p.normed[b];
-  const RowSums<1, C> sum(group, 1, size, partials, [&](int) { return [&](int i, C(&sums)[1]) { sums[0] += x[i]; }; });
-  group.sync();
-  const C mean = sum.total(0) / static_cast<C>(size);
-  const RowSums<1, C> squares(group, 1, size, partials + partials_size(1, 1),
-                              [&](int) { return [&](int i, C(&sums)[1]) { sums[0] += (x[i] - mean) * (x[i] - mean); }; });
-  group.sync();
-  const C scale = C(1) / sqrt(squares.total(0) / static_cast<C>(size) + p.epsilon);
-  for_each(group, size, [&](int i) {
-    const C n = (x[i] - mean) * scale;
-    normed[i] = n, x[i] = n * p.weight[i] + p.bias[i];
-  });
-  if (group.rank() == 0) *p.scale[b] = scale;
+  normalise(BlockGroup(), static_cast<int>(p.size), p.epsilon, p.weight, p.bias, p.x[b], p.normed[b], p.scale[b], partials);
 }
 
 template <class C>
 __global__ void __launch_bounds__(kMaxGroup, 1) norm_backward_kernel(NormBackward<C> p) {
-  __shared__ C partials[partials_size(1, 2)];
+  __shared__ C partials[norm_partials_size()];
   const BlockGroup group;
   const int64_t b = blockIdx.x;
   const int size = static_cast<int>(p.size);
-  C *const grad = p.grad[b], *const grad_weight = p.grad_weight[b], *const grad_bias = p.grad_bias[b];
+  C *const grad_weight = p.grad_weight[b], *const grad_bias = p.grad_bias[b];
   if (!p.samples.runs(b)) return for_each(group, size, [&](int i) { grad_weight[i] = grad_bias[i] = 0; });
-  const C* const normed = p.normed[b];
-  const RowSums<2, C> sums(group, 1, size, partials, [&](int) {
-    return [&](int i, C(&sums)[2]) {
-      const C of_normed = grad[i] * p.weight[i];
-      sums[0] += of_normed, sums[1] += of_normed * normed[i];
-    };
-  });
-  group.sync();
-  const C mean = sums.total(0, 0) / static_cast<C>(size), along = sums.total(0, 1) / static_cast<C>(size);
-  const C scale = *p.scale[b];
-  for_each(group, size, [&](int i) {
-    const C g = grad[i];
-    grad_weight[i] = g * normed[i], grad_bias[i] = g;
-    grad[i] = scale * (g * p.weight[i] - mean - normed[i] * along);
-  });
+  normalise_backward(group, size, p.weight, p.normed[b], p.scale[b], p.grad[b], grad_weight, grad_bias, partials);
 }
 
 // A block for each sample.

@@ -72,7 +72,7 @@ struct ContentWeightsBackward {
           grad(w.take(s.heads * s.locations)),
           grad_norms(w.take(s.heads * s.locations)),
           along_partials(w.take_partials(partials_size(s.heads, 1))),
-          column_partials(w.take_partials(column_partials_size(kHeads, sizeof(T)))) {}
+          column_partials(take_column_partials(w, kHeads, s.word)) {}
   };
   template <class Group>
   static __device__ void run(const Group& group, const MemoryOpSample<T>& s, const Arrays& a) {
@@ -226,7 +226,7 @@ struct TemporalLink {
     template <class W>
     __host__ __device__ Arrays(W& w, const Shape& s)
         : partials(w.take_partials(partials_size(s.writes, 1))),
-          column_partials(w.take_partials(column_partials_size(kHeads, sizeof(T)))) {}
+          column_partials(take_column_partials(w, kHeads, s.locations)) {}
   };
   template <class Group>
   static __device__ void run(const Group& group, const MemoryOpSample<T>& s, const Arrays& a) {
@@ -251,7 +251,7 @@ struct TemporalLinkBackward {
     __host__ __device__ Arrays(W& w, const Shape& s)
         : zeros(w.take(s.reads * s.locations)),
           partials(w.take_partials(partials_size(s.writes, 2))),
-          column_partials(w.take_partials(column_partials_size(kHeads + 2, sizeof(T)))) {}
+          column_partials(take_column_partials(w, kHeads + 2, s.locations)) {}
   };
   template <class Group>
   static __device__ void run(const Group& group, const MemoryOpSample<T>& s, const Arrays& a) {
@@ -303,7 +303,7 @@ struct MemoryWriteBackward {
   struct Arrays {
     T* column_partials;
     template <class W>
-    __host__ __device__ Arrays(W& w, const Shape&) : column_partials(w.take_partials(column_partials_size(2, sizeof(T)))) {}
+    __host__ __device__ Arrays(W& w, const Shape& s) : column_partials(take_column_partials(w, 2, s.word)) {}
   };
   template <class Group>
   static __device__ void run(const Group& group, const MemoryOpSample<T>& s, const Arrays& a) {
@@ -322,8 +322,7 @@ struct MemoryRead {
   struct Arrays {
     T* column_partials;
     template <class W>
-    __host__ __device__ Arrays(W& w, const Shape&)
-        : column_partials(w.take_partials(column_partials_size(kHeads, sizeof(T)))) {}
+    __host__ __device__ Arrays(W& w, const Shape& s) : column_partials(take_column_partials(w, kHeads, s.word)) {}
   };
   template <class Group>
   static __device__ void run(const Group& group, const MemoryOpSample<T>& s, const Arrays& a) {

@@ -34,29 +34,30 @@ struct NtmBackward {
 }  // namespace
 
 template <class T>
-SequenceFit ntm_sequence_fit(const SequenceShape& shape) {
-  return sequence_fit<NtmForward<T>>(shape);
+SequenceFit ntm_sequence_fit(const SequenceShape& shape, int blocks) {
+  return fit_of<NtmForward<T>, ForwardPass<NtmForward<T>>>(shape, blocks);
 }
 template <class T>
-cudaError_t launch_ntm_sequence(const SequenceShape& shape, const SequenceForward<T>& sequence, cudaStream_t stream) {
-  return launch_sequence<NtmForward<T>>(shape, sequence, stream);
+cudaError_t launch_ntm_sequence(const SequenceShape& shape, int blocks, const SequenceForward<T>& sequence,
+                                cudaStream_t stream) {
+  return launch_pass<NtmForward<T>, ForwardPass<NtmForward<T>>>(shape, blocks, sequence, stream);
 }
 
 template <class T>
-SequenceFit ntm_sequence_backward_fit(const SequenceShape& shape) {
-  return sequence_backward_fit<NtmBackward<T>>(shape);
+SequenceFit ntm_sequence_backward_fit(const SequenceShape& shape, int blocks) {
+  return fit_of<NtmBackward<T>, BackwardPass<NtmBackward<T>>>(shape, blocks);
 }
 template <class T>
-cudaError_t launch_ntm_sequence_backward(const SequenceShape& shape, const SequenceBackward<T>& sequence,
+cudaError_t launch_ntm_sequence_backward(const SequenceShape& shape, int blocks, const SequenceBackward<T>& sequence,
                                          cudaStream_t stream) {
-  return launch_sequence_backward<NtmBackward<T>>(shape, sequence, stream);
+  return launch_pass<NtmBackward<T>, BackwardPass<NtmBackward<T>>>(shape, blocks, sequence, stream);
 }
 
-#define INSTANTIATE(T)                                                                                     \
-  template SequenceFit ntm_sequence_fit<T>(const SequenceShape&);                                          \
-  template cudaError_t launch_ntm_sequence(const SequenceShape&, const SequenceForward<T>&, cudaStream_t); \
-  template SequenceFit ntm_sequence_backward_fit<T>(const SequenceShape&);                                 \
-  template cudaError_t launch_ntm_sequence_backward(const SequenceShape&, const SequenceBackward<T>&, cudaStream_t)
+#define INSTANTIATE(T)                                                                                          \
+  template SequenceFit ntm_sequence_fit<T>(const SequenceShape&, int);                                          \
+  template cudaError_t launch_ntm_sequence(const SequenceShape&, int, const SequenceForward<T>&, cudaStream_t); \
+  template SequenceFit ntm_sequence_backward_fit<T>(const SequenceShape&, int);                                 \
+  template cudaError_t launch_ntm_sequence_backward(const SequenceShape&, int, const SequenceBackward<T>&, cudaStream_t)
 INSTANTIATE(float);
 INSTANTIATE(double);
 #undef INSTANTIATE

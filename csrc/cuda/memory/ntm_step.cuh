@@ -10,6 +10,7 @@
 #include "location.cuh"
 #include "ntm_record.cuh"
 #include "passes.cuh"
+#include "workspace.cuh"
 
 namespace routing_ext::cuda {
 
@@ -62,20 +63,21 @@ __device__ __forceinline__ Location<T> location_of(const NtmShape& s, const Head
 
 template <class T>
 struct NtmWork {
-  T* interface;                     // [I], behind its activations
+  T* interface;                     // [I], behind its activations, of each block
   T* norms;                         // [N]: of the memory's rows, squared
   T *cosines, *content;             // [H,N]
   T *write_weights, *read_weights;  // [V,N], [R,N]
-  T *key_partials, *partials;
+  T *key_partials, *partials, *column_partials;
 
   template <class Space>
   __host__ __device__ NtmWork(Space& space, const NtmShape& s) {
     const int64_t n = s.locations, heads = s.most_heads();
-    interface = space.take(s.map.size()), norms = space.take(n);
+    interface = space.take_own(s.map.size()), norms = space.take(n);
     cosines = space.take(heads * n), content = space.take(heads * n);
     write_weights = space.take(s.writes * n), read_weights = space.take(s.reads * n);
     key_partials = space.take_partials(partials_size(heads, 1));
-    partials = space.take_partials(larger(partials_size(heads, 2), column_partials_size(kHeads, sizeof(T))));
+    partials = space.take_partials(partials_size(heads, 2));
+    column_partials = take_column_partials(space, kHeads, s.word);
   }
 };
 
@@ -128,7 +130,7 @@ __device__ void ntm_step(const Group& group, const NtmShape& s, const T* interfa
   address(group, s, read_heads(s), work, static_cast<const T*>(after.memory), before.read_weights, record, work.read_weights,
           after.read_weights, copy.read_weights);
   read_memory(group, s.reads, static_cast<const T*>(work.read_weights), static_cast<const T*>(after.memory), s.locations,
-              s.word, read_vectors, work.partials);
+              s.word, read_vectors, work.column_partials);
 }
 
 // ---- backward --------------------------------------------------------------------------------------------------------------
@@ -139,7 +141,7 @@ struct NtmBackwardWork {
   T* norms;                  // [N]
   T *of_writes, *of_reads;   // [V,N], [R,N]: of the weights, then of the weights by content, then of the products
   T *of_norms, *of_shifted;  // [H,N]
-  T *key_partials, *sums, *scalars, *partials;
+  T *key_partials, *sums, *scalars, *partials, *column_partials;
 
   template <class Space>
   __host__ __device__ NtmBackwardWork(Space& space, const NtmShape& s) {
@@ -149,7 +151,8 @@ struct NtmBackwardWork {
     of_norms = space.take(heads * n), of_shifted = space.take(heads * n);
     key_partials = space.take_partials(partials_size(heads, 1)), sums = space.take_partials(partials_size(heads, 1));
     scalars = space.take_partials(partials_size(heads, 2));
-    partials = space.take_partials(larger(location_partials_size(heads, s.shifts), column_partials_size(kHeads, sizeof(T))));
+    partials = space.take_partials(location_partials_size(heads, s.shifts));
+    column_partials = take_column_partials(space, kHeads, s.word);
   }
 };
 
@@ -191,7 +194,7 @@ __device__ void address_backward(const Group& group, const NtmShape& s, const He
   look_up_backward(group, look,
                    LookupGradients<T>{seen.grad, work.of_norms, scalars, reads ? seen.weights : nullptr, seen.grad_read,
                                       seen.grad_memory, seen.out_memory, of_part(kKeys), nullptr},
-                   work.partials);
+                   work.column_partials);
 }
 
 // Each of grad_next and grad_read_vectors may be nullptr: zero.
@@ -234,7 +237,7 @@ __device__ void ntm_step_backward(const Group& group, const NtmShape& s, const S
                        interface + s.map.begin[kErase],
                        interface + s.map.begin[kAdd]};
   write_memory_backward(group, write, of_memory, work.of_writes, static_cast<T*>(nullptr),
-                        work.interface + s.map.begin[kErase], work.interface + s.map.begin[kAdd], work.partials);
+                        work.interface + s.map.begin[kErase], work.interface + s.map.begin[kAdd], work.column_partials);
 
   // For the norms alone; the products go where the next phases will write.
   row_products(group, s.writes, keys_of(writers), before.memory, n, s.word, false, work.of_norms, work.norms);

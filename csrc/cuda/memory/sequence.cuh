@@ -75,6 +75,9 @@ struct SequenceForward {
   T clip, initial_read;                           // of the hidden state; of the read vectors of a sample that begins anew
   const T *recurrent, *interface_weights;         // [4H,F], [IF,H]
   const T* interface_bias;                        // [IF]
+  T epsilon;                                      // of the interface's normalisation, if it is asked for, and so are these:
+  const T *norm, *norm_bias;                      // [IF] each: its weight and bias
+  TimedRows<T> normed, scale;                     // [IF], [1]: see norm.cuh
   TimedRows<const T> interface;                   // [IF] of the step that begins at a time, without a controller
   TimedRows<T> features, cell, gates, tanh_cell;  // [F], [H], [4H], [H]; gates: the share of the inputs is there
   TimedState<T> state;                            // time 0 is there, and so it is of features and cell
@@ -89,17 +92,18 @@ template <class T>
 struct SequenceBackward {
   SequenceSamples samples;
   T clip;
-  const T *recurrent, *interface_weights;
-  TimedRows<const T> cell, gates, tanh_cell, record;
+  const T *recurrent, *interface_weights, *norm;
+  TimedRows<const T> cell, gates, tanh_cell, normed, scale, record;
   TimedState<const T> state;
   StepState<const T> initial;
   LinkTimes<T> link;          // those that are not kept are made again
   TimedRows<T> of_features;   // [F] of all times: from the outputs and the final states, becomes the whole
   TimedRows<T> of_gates;      // [4H] of the step that begins at a time, before the activations; is set for all samples
   TimedRows<T> of_interface;  // [IF] likewise; is set for samples that take the step
-  StepState<T> of_state;      // of the final state, becomes that of time 0
-  Rows<T> of_cell;            // likewise
-  Rows<T> of_reset_memory;    // added to, perhaps not there
+  TimedRows<T> of_norm, of_norm_bias;  // [IF] each: the step's share of those of weight and bias; is set for all samples
+  StepState<T> of_state;               // of the final state, becomes that of time 0
+  Rows<T> of_cell;                     // likewise
+  Rows<T> of_reset_memory;             // added to, perhaps not there
 };
 
 // Multiprocessors of the current device; 0 if nobody knows.
@@ -112,29 +116,36 @@ inline int64_t multiprocessors() {
   return count;
 }
 
-// What of a sample fits the shared memory of its block on the current device: nothing, the vectors of a step, or the weights
-// of the controller as well. These are held there where all blocks run at once, each on a multiprocessor of its own.
+// A sample is taken by one block, or by so many that are a cluster, where the device has clusters and runs all of them at once.
+constexpr int kBlocksOfSample[] = {1, 2, 4, 8};
+
+// What fits the shared memory of these blocks on the current device: nothing, the vectors of a step, or the weights of the
+// controller as well. These are held there where all blocks run at once, each on a multiprocessor of its own.
 enum class SequenceFit { none, vectors, weights };
 
 // A launch fails with cudaErrorInvalidValue where nothing fits.
 template <class T>
-SequenceFit dnc_sequence_fit(const SequenceShape& shape);
+SequenceFit dnc_sequence_fit(const SequenceShape& shape, int blocks);
 template <class T>
-cudaError_t launch_dnc_sequence(const SequenceShape& shape, const SequenceForward<T>& sequence, cudaStream_t stream);
+cudaError_t launch_dnc_sequence(const SequenceShape& shape, int blocks, const SequenceForward<T>& sequence,
+                                cudaStream_t stream);
 
 template <class T>
-SequenceFit dnc_sequence_backward_fit(const SequenceShape& shape);
+SequenceFit dnc_sequence_backward_fit(const SequenceShape& shape, int blocks);
 template <class T>
-cudaError_t launch_dnc_sequence_backward(const SequenceShape& shape, const SequenceBackward<T>& sequence, cudaStream_t stream);
+cudaError_t launch_dnc_sequence_backward(const SequenceShape& shape, int blocks, const SequenceBackward<T>& sequence,
+                                         cudaStream_t stream);
 
 template <class T>
-SequenceFit ntm_sequence_fit(const SequenceShape& shape);
+SequenceFit ntm_sequence_fit(const SequenceShape& shape, int blocks);
 template <class T>
-cudaError_t launch_ntm_sequence(const SequenceShape& shape, const SequenceForward<T>& sequence, cudaStream_t stream);
+cudaError_t launch_ntm_sequence(const SequenceShape& shape, int blocks, const SequenceForward<T>& sequence,
+                                cudaStream_t stream);
 
 template <class T>
-SequenceFit ntm_sequence_backward_fit(const SequenceShape& shape);
+SequenceFit ntm_sequence_backward_fit(const SequenceShape& shape, int blocks);
 template <class T>
-cudaError_t launch_ntm_sequence_backward(const SequenceShape& shape, const SequenceBackward<T>& sequence, cudaStream_t stream);
+cudaError_t launch_ntm_sequence_backward(const SequenceShape& shape, int blocks, const SequenceBackward<T>& sequence,
+                                         cudaStream_t stream);
 
 }  // namespace routing_ext::cuda

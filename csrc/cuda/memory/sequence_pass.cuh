@@ -1,5 +1,5 @@
-// A block takes one sample from its first step to its last, or back: controller and accessor, phase by phase. What the kernels
-// want of an accessor is a type:
+// A group, one block or a cluster of some, takes one sample from its first step to its last, or back: controller and accessor,
+// phase by phase. What the kernels want of an accessor is a type:
 //   Value           float or double
 //   Plan            sizes and options, from a StepShape
 //   Work            the arrays of a step
@@ -10,9 +10,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
+#include "cluster.cuh"
 #include "lstm.cuh"
 #include "matrix.cuh"
+#include "norm.cuh"
 #include "sequence.cuh"
 #include "workspace.cuh"
 
@@ -28,64 +31,82 @@ __device__ void copy_array(const Group& group, const T* from, T* to, int size) {
 // Sizes of the controller, as the device wants them.
 struct ControllerPlan {
   int hidden, features, interface;
-  bool holds_weights;
+  bool normalises, holds_weights;
 
   ControllerPlan(const SequenceShape& s, SequenceFit fit)
       : hidden(static_cast<int>(s.hidden)),
         features(static_cast<int>(s.features())),
         interface(static_cast<int>(s.step.interface_size())),
+        normalises(hidden > 0 && s.step.options.normalises),
         holds_weights(fit == SequenceFit::weights) {}
 };
 
-// From device memory, or from where the block holds them.
+// Where a block holds its rows of the weights; nullptr if it does not.
+template <class T>
+struct WeightsPlace {
+  T *recurrent, *interface;
+
+  template <class Space>
+  __host__ __device__ WeightsPlace(Space& space, const ControllerPlan& p) {
+    const int64_t hidden = p.holds_weights ? p.hidden : 0;
+    recurrent = space.take_own(most_rows_of_block(4 * p.hidden, space.blocks()) * (hidden > 0 ? p.features : 0));
+    interface = space.take_own(most_rows_of_block(p.interface, space.blocks()) * hidden);
+  }
+};
+// The rows of the weights that a block takes: from device memory, or from where it holds them, after a barrier.
 template <class T>
 struct ControllerWeights {
-  T *recurrent, *interface;  // [4H,F], [IF,H]
+  RowsOfBlock<const T> recurrent, interface;  // of [4H,F] and [IF,H]
+
+  template <class Group>
+  __device__ ControllerWeights(const Group& group, const ControllerPlan& p, const T* recurrent_, const T* interface_,
+                               const WeightsPlace<T>& place)
+      : recurrent(group, 4 * p.hidden, p.features, recurrent_), interface(group, p.interface, p.hidden, interface_) {
+    if (!p.holds_weights) return;
+    hold(group.in_block(), recurrent, place.recurrent);
+    hold(group.in_block(), interface, place.interface);
+  }
+
+ private:
+  __device__ static void hold(const BlockGroup& group, RowsOfBlock<const T>& rows, T* place) {
+    copy_array(group, rows.data, place, rows.count * rows.cols);
+    rows.data = place;
+  }
 };
-// nullptr if they are not held.
-template <class T, class Space>
-__host__ __device__ ControllerWeights<T> place_of_weights(Space& space, const ControllerPlan& p) {
-  const int64_t hidden = p.holds_weights ? p.hidden : 0;
-  T* const recurrent = space.take(4 * hidden * p.features);
-  return {recurrent, space.take(hidden * p.interface)};
-}
-// The weights are there after a barrier.
-template <class Group, class T>
-__device__ ControllerWeights<const T> held_weights(const Group& group, const ControllerPlan& plan, const T* recurrent,
-                                                   const T* interface, const ControllerWeights<T>& place) {
-  if (!plan.holds_weights) return {recurrent, interface};
-  copy_array(group, recurrent, place.recurrent, 4 * plan.hidden * plan.features);
-  copy_array(group, interface, place.interface, plan.interface * plan.hidden);
-  return {place.recurrent, place.interface};
-}
+
+template <class Group>
+constexpr bool is_there = kHasClusters || std::is_same_v<Group, BlockGroup>;
 
 // ---- forward ---------------------------------------------------------------------------------------------------------------
 
 template <class T>
 struct ControllerWork {
-  ControllerWeights<T> weights;
-  T *seen, *gates, *hidden, *interface;  // [F], [4H], [H], [IF]
+  WeightsPlace<T> weights;
+  T *seen, *gates, *hidden, *interface;  // [F], of each block; [4H], [H], [IF]
+  T* norm_partials;
 
   template <class Space>
-  __host__ __device__ ControllerWork(Space& space, const ControllerPlan& p) : weights(place_of_weights<T>(space, p)) {
+  __host__ __device__ ControllerWork(Space& space, const ControllerPlan& p) : weights(space, p) {
     const bool is_there = p.hidden > 0;
-    seen = space.take(is_there ? p.features : 0), gates = space.take(4 * p.hidden), hidden = space.take(p.hidden);
+    seen = space.take_own(is_there ? p.features : 0), gates = space.take(4 * p.hidden), hidden = space.take(p.hidden);
     interface = space.take(is_there ? p.interface : 0);
+    norm_partials = space.take_partials(p.normalises ? norm_partials_size() : 0);
   }
 };
 
 // The controller's part of a step: work.interface and the features' hidden state are there at the end.
 template <class Group, class T>
 __device__ void controller_step(const Group& group, const ControllerPlan& plan, const SequenceForward<T>& run,
-                                const ControllerWeights<const T>& weights, int64_t sample, int64_t time, bool anew,
+                                const ControllerWeights<T>& weights, int64_t sample, int64_t time, bool anew,
                                 const ControllerWork<T>& work) {
   const int hidden = plan.hidden;
   const T* const before = run.features.at(time)[sample];
   T* const gates = run.gates.at(time + 1)[sample];
-  for_each(group, plan.features, [&](int i) { work.seen[i] = anew ? feature_anew(i, hidden, run.initial_read) : before[i]; });
+  for_each(group.in_block(), plan.features,
+           [&](int i) { work.seen[i] = anew ? feature_anew(i, hidden, run.initial_read) : before[i]; });
   copy_array<Group, T>(group, gates, work.gates, 4 * hidden);
   group.sync();
-  matrix_times_vector(group, 4 * hidden, plan.features, weights.recurrent, static_cast<const T*>(work.seen),
+  matrix_times_vector(group.in_block(), weights.recurrent, static_cast<const T*>(work.seen),
                       [&](int row, T product) { work.gates[row] += product; });
   group.sync();
   const T* const cell_before = run.cell.at(time)[sample];
@@ -97,22 +118,24 @@ __device__ void controller_step(const Group& group, const ControllerPlan& plan, 
   });
   copy_array(group, run.interface_bias, work.interface, plan.interface);
   group.sync();
-  matrix_times_vector(group, plan.interface, hidden, weights.interface, static_cast<const T*>(work.hidden),
+  matrix_times_vector(group.in_block(), weights.interface, static_cast<const T*>(work.hidden),
                       [&](int row, T product) { work.interface[row] += product; });
+  group.sync();
+  if (!plan.normalises) return;
+  normalise(group, plan.interface, run.epsilon, run.norm, run.norm_bias, work.interface, run.normed.at(time + 1)[sample],
+            run.scale.at(time + 1)[sample], work.norm_partials);
   group.sync();
 }
 
-template <class Accessor, class T = typename Accessor::Value>
-__global__ void __launch_bounds__(kMaxGroup, 1)
-    sequence_kernel(const ControllerPlan controller, const typename Accessor::Plan __grid_constant__ plan, int64_t steps,
-                    const SequenceForward<T> __grid_constant__ run) {
-  const int64_t sample = blockIdx.x;
-  Workspace<T, true> space(nullptr);
+template <class Accessor, class Group, class T>
+__device__ void sequence(const ControllerPlan& controller, const typename Accessor::Plan& plan, int64_t steps,
+                         const SequenceForward<T>& run) {
+  const Group group;
+  const int64_t sample = blockIdx.x / static_cast<unsigned>(group.blocks());
+  Workspace<T, true, Group> space(nullptr, group);
   const ControllerWork<T> own(space, controller);
   const typename Accessor::Work work(space, plan);
-  const BlockGroup group;
-  const ControllerWeights<const T> weights =
-      held_weights(group, controller, run.recurrent, run.interface_weights, own.weights);
+  const ControllerWeights<T> weights(group, controller, run.recurrent, run.interface_weights, own.weights);
   group.sync();
 
   const int64_t end = run.samples.end(sample, steps);
@@ -139,50 +162,63 @@ __global__ void __launch_bounds__(kMaxGroup, 1)
   const T* const features = run.features.at(end)[sample];
   copy_array(group, features, run.last_hidden[sample], controller.hidden);
   copy_array(group, features + controller.hidden, run.last_read[sample], controller.features - controller.hidden);
-  copy_array<BlockGroup, T>(group, run.cell.at(end)[sample], run.last_cell[sample], controller.hidden);
+  copy_array<Group, T>(group, run.cell.at(end)[sample], run.last_cell[sample], controller.hidden);
+}
+
+template <class Accessor, class Group, class T = typename Accessor::Value>
+__global__ void __launch_bounds__(kMaxGroup, 1)
+    sequence_kernel(const ControllerPlan controller, const typename Accessor::Plan __grid_constant__ plan, int64_t steps,
+                    const SequenceForward<T> __grid_constant__ run) {
+  if constexpr (is_there<Group>) sequence<Accessor, Group>(controller, plan, steps, run);
 }
 
 // ---- backward --------------------------------------------------------------------------------------------------------------
 
 template <class T>
 struct ControllerBackwardWork {
-  ControllerWeights<T> weights;
+  WeightsPlace<T> weights;
   T *gates, *interface;  // [4H], [IF]: gradients, before the activations
-  T* partials;
+  T *partials, *norm_partials;
 
   template <class Space>
-  __host__ __device__ ControllerBackwardWork(Space& space, const ControllerPlan& p) : weights(place_of_weights<T>(space, p)) {
+  __host__ __device__ ControllerBackwardWork(Space& space, const ControllerPlan& p) : weights(space, p) {
     const bool is_there = p.hidden > 0;
     gates = space.take(4 * p.hidden), interface = space.take(is_there ? p.interface : 0);
-    partials = space.take_partials(is_there ? VectorTimesMatrix<T>::partials_size(p.features) : 0);
+    partials = space.take_own_partials(is_there ? VectorTimesMatrix<T>::partials_size(p.features, space.blocks()) : 0);
+    norm_partials = space.take_partials(p.normalises ? norm_partials_size() : 0);
   }
 };
 
 // From the gradient of the interface, in work.interface, to those of the gates and of the features before.
 template <class Group, class T>
 __device__ void controller_step_backward(const Group& group, const ControllerPlan& plan, const SequenceBackward<T>& run,
-                                         const ControllerWeights<const T>& weights, int64_t sample, int64_t time, bool anew,
+                                         const ControllerWeights<T>& weights, int64_t sample, int64_t time, bool anew,
                                          const ControllerBackwardWork<T>& work) {
   const int hidden = plan.hidden;
+  if (plan.normalises) {
+    normalise_backward(group, plan.interface, run.norm, run.normed.at(time + 1)[sample], run.scale.at(time + 1)[sample],
+                       work.interface, run.of_norm.at(time)[sample], run.of_norm_bias.at(time)[sample], work.norm_partials);
+    group.sync();
+  }
   copy_array(group, static_cast<const T*>(work.interface), run.of_interface.at(time)[sample], plan.interface);
-  const VectorTimesMatrix<T> to_hidden(group, plan.interface, hidden, work.interface, weights.interface, work.partials);
+  const VectorTimesMatrix<T> to_hidden(group, work.interface, weights.interface, work.partials);
   group.sync();
   const T *const of_features = run.of_features.at(time + 1)[sample], *const gates = run.gates.at(time + 1)[sample];
   const T *const cell_before = run.cell.at(time)[sample], *const tanh_cell = run.tanh_cell.at(time + 1)[sample];
   T *const of_cell = run.of_cell[sample], *const of_gates = run.of_gates.at(time)[sample];
   for_each(group, hidden, [&](int j) {
     T grads[4];
-    lstm_unit_backward<T>(gates + j, hidden, cell_before[j], tanh_cell[j], of_features[j] + to_hidden.total(j), run.clip, anew,
-                          of_cell[j], grads);
+    lstm_unit_backward<T>(gates + j, hidden, cell_before[j], tanh_cell[j], of_features[j] + to_hidden.total(group, j),
+                          run.clip, anew, of_cell[j], grads);
 #pragma unroll
     for (int k = 0; k < 4; ++k) of_gates[k * hidden + j] = work.gates[k * hidden + j] = grads[k];
   });
   group.sync();
   if (anew) return;  // its features come from nowhere
-  const VectorTimesMatrix<T> to_features(group, 4 * hidden, plan.features, work.gates, weights.recurrent, work.partials);
+  const VectorTimesMatrix<T> to_features(group, work.gates, weights.recurrent, work.partials);
   group.sync();
   T* const of_before = run.of_features.at(time)[sample];
-  for_each(group, plan.features, [&](int i) { of_before[i] += to_features.total(i); });
+  for_each(group, plan.features, [&](int i) { of_before[i] += to_features.total(group, i); });
 }
 
 // What flows into a state that was left behind, when its sample began anew, is nobody's.
@@ -195,25 +231,26 @@ __device__ void cut_array(const Group& group, T* grad, T* sum, int size) {
   });
 }
 
-template <class Accessor, class T = typename Accessor::Value>
-__global__ void __launch_bounds__(kMaxGroup, 1)
-    sequence_backward_kernel(const ControllerPlan controller, const typename Accessor::Plan __grid_constant__ plan,
-                             int64_t steps, const SequenceBackward<T> __grid_constant__ run) {
-  const int64_t sample = blockIdx.x;
-  Workspace<T, true> space(nullptr);
+template <class Accessor, class Group, class T>
+__device__ void sequence_backward(const ControllerPlan& controller, const typename Accessor::Plan& plan, int64_t steps,
+                                  const SequenceBackward<T>& run) {
+  const Group group;
+  const int64_t sample = blockIdx.x / static_cast<unsigned>(group.blocks());
+  Workspace<T, true, Group> space(nullptr, group);
   const ControllerBackwardWork<T> own(space, controller);
   const typename Accessor::Work work(space, plan);
-  const BlockGroup group;
-  const ControllerWeights<const T> weights =
-      held_weights(group, controller, run.recurrent, run.interface_weights, own.weights);
+  const ControllerWeights<T> weights(group, controller, run.recurrent, run.interface_weights, own.weights);
   group.sync();
   const SampleState<T> grad(run.of_state, sample);
   const SampleState<const T> grad_next(grad);
   const int n = plan.locations, writes = plan.writes * n;
 
   const int64_t end = run.samples.end(sample, steps);
-  for (int64_t time = end; time < steps; ++time)
-    copy_array<BlockGroup, T>(group, nullptr, run.of_gates.at(time)[sample], 4 * controller.hidden);
+  for (int64_t time = end; time < steps; ++time) {
+    copy_array<Group, T>(group, nullptr, run.of_gates.at(time)[sample], 4 * controller.hidden);
+    copy_array<Group, T>(group, nullptr, run.of_norm.at(time)[sample], controller.interface);
+    copy_array<Group, T>(group, nullptr, run.of_norm_bias.at(time)[sample], controller.interface);
+  }
   const auto before_step = [&](int64_t time) {
     return SampleState<const T>(
         run.samples.at(time).begins(sample) ? run.initial : run.state.template at<const T>(time, run.link.at(time)), sample);
@@ -235,60 +272,74 @@ __global__ void __launch_bounds__(kMaxGroup, 1)
     if (controller.hidden > 0) controller_step_backward(group, controller, run, weights, sample, time, anew, own);
     if (anew) {
       cut_array(group, grad.memory, run.of_reset_memory[sample], n * plan.word);
-      cut_array<BlockGroup, T>(group, grad.usage, nullptr, n);
-      cut_array<BlockGroup, T>(group, grad.precedence, nullptr, writes);
-      cut_array<BlockGroup, T>(group, grad.link, nullptr, writes * n);
-      cut_array<BlockGroup, T>(group, grad.write_weights, nullptr, writes);
-      cut_array<BlockGroup, T>(group, grad.read_weights, nullptr, plan.reads * n);
+      cut_array<Group, T>(group, grad.usage, nullptr, n);
+      cut_array<Group, T>(group, grad.precedence, nullptr, writes);
+      cut_array<Group, T>(group, grad.link, nullptr, writes * n);
+      cut_array<Group, T>(group, grad.write_weights, nullptr, writes);
+      cut_array<Group, T>(group, grad.read_weights, nullptr, plan.reads * n);
     }
     group.sync();
   }
 }
 
+template <class Accessor, class Group, class T = typename Accessor::Value>
+__global__ void __launch_bounds__(kMaxGroup, 1)
+    sequence_backward_kernel(const ControllerPlan controller, const typename Accessor::Plan __grid_constant__ plan,
+                             int64_t steps, const SequenceBackward<T> __grid_constant__ run) {
+  if constexpr (is_there<Group>) sequence_backward<Accessor, Group>(controller, plan, steps, run);
+}
+
 // ---- launches --------------------------------------------------------------------------------------------------------------
 
-template <class Accessor, class OwnWork>
-size_t sequence_shared_bytes(const SequenceShape& shape, SequenceFit fit) {
-  WorkspaceSize<typename Accessor::Value> size;
-  [[maybe_unused]] const OwnWork own(size, ControllerPlan(shape, fit));
+// Pass: how the kernels of a pass look.
+//   Work      the controller's arrays
+//   kernel    of one block a sample; and in_clusters
+template <class Accessor>
+struct ForwardPass {
+  using T = typename Accessor::Value;
+  using Work = ControllerWork<T>;
+  static constexpr auto kernel = sequence_kernel<Accessor, BlockGroup>, in_clusters = sequence_kernel<Accessor, ClusterGroup>;
+};
+template <class Accessor>
+struct BackwardPass {
+  using T = typename Accessor::Value;
+  using Work = ControllerBackwardWork<T>;
+  static constexpr auto kernel = sequence_backward_kernel<Accessor, BlockGroup>,
+                        in_clusters = sequence_backward_kernel<Accessor, ClusterGroup>;
+};
+
+// The grid of a pass in which so many blocks take a sample.
+template <class Accessor, class Pass>
+LaunchGrid sequence_grid(const SequenceShape& shape, int blocks, SequenceFit fit) {
+  WorkspaceSize<typename Accessor::Value> size(blocks);
+  [[maybe_unused]] const typename Pass::Work own(size, ControllerPlan(shape, fit));
   [[maybe_unused]] const typename Accessor::Work work(size, typename Accessor::Plan(shape.step));
-  return size.shared_bytes(true);
+  const int64_t widest = larger(larger(shape.step.locations, shape.step.word), shape.features());
+  return {dim3(static_cast<unsigned>(shape.step.batch * blocks)), dim3(group_threads(widest)), size.shared_bytes(true),
+          static_cast<unsigned>(blocks)};
 }
-template <class Accessor, class OwnWork>
-SequenceFit fit_of(const SequenceShape& shape) {
+template <class Accessor, class Pass>
+SequenceFit fit_of(const SequenceShape& shape, int blocks) {
   const StepShape& step = shape.step;
   const int64_t rows = larger(step.writes, step.reads) * larger(step.locations, step.word);
-  if (!countable(larger(rows, larger(4 * shape.features(), step.interface_size())))) return SequenceFit::none;
-  const auto fits = [&](SequenceFit fit) { return sequence_shared_bytes<Accessor, OwnWork>(shape, fit) <= shared_limit(); };
-  if (step.batch <= multiprocessors() && fits(SequenceFit::weights)) return SequenceFit::weights;
+  if (!countable(larger(rows, larger(4 * shape.features(), step.interface_size()))) || !countable(step.batch * blocks)) {
+    return SequenceFit::none;
+  }
+  const auto fits = [&](SequenceFit fit) {
+    const LaunchGrid grid = sequence_grid<Accessor, Pass>(shape, blocks, fit);
+    if (grid.shared_bytes > shared_limit()) return false;
+    return blocks == 1 || step.batch <= clusters_at_once(Pass::in_clusters, grid);
+  };
+  if (step.batch * blocks <= multiprocessors() && fits(SequenceFit::weights)) return SequenceFit::weights;
   return fits(SequenceFit::vectors) ? SequenceFit::vectors : SequenceFit::none;
 }
-template <class Accessor>
-SequenceFit sequence_fit(const SequenceShape& shape) {
-  return fit_of<Accessor, ControllerWork<typename Accessor::Value>>(shape);
-}
-template <class Accessor>
-SequenceFit sequence_backward_fit(const SequenceShape& shape) {
-  return fit_of<Accessor, ControllerBackwardWork<typename Accessor::Value>>(shape);
-}
-
-template <class Accessor, class OwnWork, class Kernel, class Sequence>
-cudaError_t launch_pass(Kernel kernel, const SequenceShape& shape, const Sequence& sequence, cudaStream_t stream) {
+template <class Accessor, class Pass, class Sequence>
+cudaError_t launch_pass(const SequenceShape& shape, int blocks, const Sequence& sequence, cudaStream_t stream) {
   if (shape.step.batch == 0) return cudaSuccess;
-  const SequenceFit fit = fit_of<Accessor, OwnWork>(shape);
-  if (fit == SequenceFit::none || !countable(shape.step.batch)) return cudaErrorInvalidValue;
-  const int64_t widest = larger(larger(shape.step.locations, shape.step.word), shape.features());
-  return launch(kernel, dim3(static_cast<unsigned>(shape.step.batch)), dim3(group_threads(widest)),
-                sequence_shared_bytes<Accessor, OwnWork>(shape, fit), stream, ControllerPlan(shape, fit),
-                typename Accessor::Plan(shape.step), shape.steps, sequence);
-}
-template <class Accessor, class T>
-cudaError_t launch_sequence(const SequenceShape& shape, const SequenceForward<T>& sequence, cudaStream_t stream) {
-  return launch_pass<Accessor, ControllerWork<T>>(sequence_kernel<Accessor>, shape, sequence, stream);
-}
-template <class Accessor, class T>
-cudaError_t launch_sequence_backward(const SequenceShape& shape, const SequenceBackward<T>& sequence, cudaStream_t stream) {
-  return launch_pass<Accessor, ControllerBackwardWork<T>>(sequence_backward_kernel<Accessor>, shape, sequence, stream);
+  const SequenceFit fit = fit_of<Accessor, Pass>(shape, blocks);
+  if (fit == SequenceFit::none) return cudaErrorInvalidValue;
+  return launch(blocks == 1 ? Pass::kernel : Pass::in_clusters, sequence_grid<Accessor, Pass>(shape, blocks, fit), stream,
+                ControllerPlan(shape, fit), typename Accessor::Plan(shape.step), shape.steps, sequence);
 }
 
 }  // namespace routing_ext::cuda

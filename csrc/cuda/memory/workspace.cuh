@@ -1,6 +1,13 @@
 // Where the arrays lie that the phases of a step hand to each other: in shared memory, or, where a sample has so many
 // locations that they do not fit, in device memory; partial sums are always in shared memory. A structure of arrays is made
 // with a Workspace, which hands them out, on the device, and with a WorkspaceSize, which counts, on the host.
+//
+//   take, take_partials           an array of the group
+//   take_own, take_own_partials   an array of each block
+//   blocks                        of the group
+//
+// Of a cluster each block in turn has the next array of the group, and keeps place for those of the others, so that all have
+// one layout.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -14,33 +21,50 @@
 
 namespace routing_ext::cuda {
 
-template <class T, bool in_shared>
+template <class T, bool in_shared, class Group = BlockGroup>
 class Workspace {
  public:
+  using Value = T;
+
   // scratch: of the sample; only if not in shared memory.
-  __device__ explicit Workspace(T* scratch) : next_(scratch) {}
+  __device__ explicit Workspace(T* scratch, const Group& group = {}) : group_(group), next_(scratch) {}
 
   // nullptr where there are no elements.
   __device__ T* take(int64_t count) {
-    if (count == 0) return nullptr;
-    if constexpr (in_shared) {
-      return arena_.take<T>(count);
-    } else {
-      T* const here = next_;
-      next_ += count;
-      return here;
-    }
+    if constexpr (in_shared) return take_partials(count);
+    return take_scratch(count);
   }
-  __device__ T* take_partials(int64_t count) { return count == 0 ? nullptr : arena_.take<T>(count); }
+  __device__ T* take_partials(int64_t count) {
+    T* const own = take_own_partials(count);
+    return own == nullptr ? nullptr : group_.of_block(own, turn_++ % group_.blocks());
+  }
+  __device__ T* take_own(int64_t count) {
+    if constexpr (in_shared) return take_own_partials(count);
+    return take_scratch(count);
+  }
+  __device__ T* take_own_partials(int64_t count) { return count == 0 ? nullptr : arena_.take<T>(count); }
+  __device__ int blocks() const { return group_.blocks(); }
 
  private:
+  Group group_;
   SharedArena arena_;
   T* next_;
+  int turn_ = 0;
+
+  __device__ T* take_scratch(int64_t count) {
+    T* const here = next_;
+    next_ += count;
+    return count == 0 ? nullptr : here;
+  }
 };
 
 template <class T>
 class WorkspaceSize {
  public:
+  using Value = T;
+
+  explicit WorkspaceSize(int blocks = 1) : blocks_(blocks) {}
+
   __host__ __device__ T* take(int64_t count) {
     all_.reserve<T>(count);
     elements_ += count;
@@ -50,13 +74,23 @@ class WorkspaceSize {
     all_.reserve<T>(count), partials_.reserve<T>(count);
     return nullptr;
   }
+  __host__ __device__ T* take_own(int64_t count) { return take(count); }
+  __host__ __device__ T* take_own_partials(int64_t count) { return take_partials(count); }
+  __host__ __device__ int blocks() const { return blocks_; }
   size_t shared_bytes(bool in_shared) const { return in_shared ? all_.bytes() : partials_.bytes(); }
   int64_t elements() const { return elements_; }
 
  private:
   SharedArena all_, partials_;
   int64_t elements_ = 0;
+  int blocks_;
 };
+
+// What a sweep needs for its sums along columns, `sums` for each of `cols` columns.
+template <class Space>
+__host__ __device__ typename Space::Value* take_column_partials(Space& space, int64_t sums, int64_t cols) {
+  return space.take_own_partials(column_partials_size<typename Space::Value>(sums, cols, space.blocks()));
+}
 
 // Shared memory that a block may have on the current device.
 inline size_t shared_limit() {

@@ -27,8 +27,8 @@ SIZES: list[Sizes] = [
     (4, 0, 2, 5, 2, 9, 4, 1, 2),
     (5, 1, 3, 6, 2, 33, 4, 3, 1),
     (2, 2, 3, 70, 2, 65, 33, 1, 5),  # more weights than shared memory holds
-    (2, 133, 1, 2, 1, 2, 1, 1, 1),  # more samples than multiprocessors
 ]
+MANY: Sizes = (2, 133, 1, 2, 1, 2, 1, 1, 1)  # more samples than multiprocessors
 MASKS: dict[str, tuple[bool, bool, bool]] = {  # whether there are lengths, resets and a memory with which samples begin anew
     "lengths": (True, False, False),
     "resets": (False, True, False),
@@ -40,7 +40,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "published": {"mask_min": 0.1, "erase_freed": True, "sharpen_link": True, "link_every": 3},
     "unlinked": {"link": False, "initial": "zeros", "output": "linear"},
 }
-WAYS = [("launch", "launch"), ("launch", "steps"), ("steps", "launch")]
+# Of the forward and of the backward pass: by steps, or in one launch, with so many blocks for a sample.
+WAYS = [("1", "1"), ("1", "steps"), ("steps", "1"), ("2", "8"), ("4", "2"), ("8", "steps")]
 
 each_model = pytest.mark.parametrize("model", ["dnc", "ntm"])
 each_size = pytest.mark.parametrize("sizes", SIZES, ids=str)
@@ -142,6 +143,14 @@ def test_the_same_as_by_steps(
 
 
 @each_model
+@pytest.mark.parametrize("way", [way for way in WAYS if set(way) <= {"1", "steps"}], ids="-".join)
+def test_more_samples_than_multiprocessors(
+    way: tuple[str, str], model: str, device: str, choose: Callable[[str], None]
+) -> None:
+    check(choose, way, model, MANY, device)
+
+
+@each_model
 @pytest.mark.parametrize("which", MASKS.values(), ids=MASKS)
 @each_way
 def test_lengths_and_resets(
@@ -162,7 +171,7 @@ def test_options(way: tuple[str, str], options: dict[str, Any], device: str, cho
 @each_size
 def test_agrees_with_reference(sizes: Sizes, model: str, device: str, choose: Callable[[str], None]) -> None:
     given = inputs(model, sizes, device)
-    choose("launch")
+    choose("1")
     assert_agree(run(model, given), run(model, given, module=reference))
 
 
@@ -172,7 +181,7 @@ def test_float32(model: str, device: str, choose: Callable[[str], None]) -> None
     x, weights, state = given
     double = [t.detach().double().requires_grad_() for t in (x, *weights, *state)]
     exact = (double[0], double[1 : 1 + len(weights)], type(state)(*double[1 + len(weights) :]))
-    choose("launch")
+    choose("1")
     found, plain = (run(model, given, module=module) for module in (ops, reference))
     for results in zip(found, plain, run(model, exact, module=reference), strict=True):
         assert_as_accurate(*results)
@@ -185,15 +194,16 @@ def test_without_gradients(which: tuple[bool, bool, bool], model: str, device: s
     x, weights, state = inputs(model, ORDINARY, device)
     options = masks(ORDINARY, device, *which)
     found = []
-    for way in ("launch", "steps"):
+    for way in ("1", "4", "steps"):
         choose(way)
         with torch.no_grad():
             y, final = getattr(ops, f"{model}_sequence")(x, weights, state, **options)
         found.append([y, *final])
-    assert_agree(*found)
+    for each in found[:2]:
+        assert_agree(each, found[2])
 
 
-@pytest.mark.parametrize("way", ["launch", "steps"])
+@pytest.mark.parametrize("way", ["1", "4", "steps"])
 def test_memory_alone(way: str, device: str, choose: Callable[[str], None]) -> None:
     """Without a controller there is nothing but the accessor."""
     t, b, *_, w, v, r = ORDINARY
@@ -201,7 +211,7 @@ def test_memory_alone(way: str, device: str, choose: Callable[[str], None]) -> N
     interface = normal(t, b, sum(DncOptions().interface(v, r, w).values()), seed=0).to(device)
     options = masks(ORDINARY, device, True, True, True)
     found = []
-    for forward, backward in (("steps", "steps"), ("launch", way)):
+    for forward, backward in (("steps", "steps"), ("1", way)):
         choose(forward)
         y, final = ops.dnc_access_sequence(interface, state, link_every=2, **options)
         choose(backward)
@@ -221,30 +231,48 @@ def outputs(model: str, given: tuple[Tensor, list[Tensor], DncState | NtmState])
     return y
 
 
+def check_chosen(
+    expected: str, model: str, sizes: Sizes, device: str, choose: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ways add up in different orders, so their results tell which it was."""
+    given = inputs(model, sizes, device, torch.float32)
+    found = {}
+    for way in ("1", "8", "steps"):
+        choose(way)
+        found[way] = outputs(model, given)
+    monkeypatch.delenv("ROUTING_EXT_SEQUENCE")
+    chosen = outputs(model, given)
+    assert [way for way, y in found.items() if torch.equal(y, chosen)] == [expected]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of the GPU that is emulated")
 @each_model
 def test_many_weights_are_shared_by_samples(
     model: str, device: str, choose: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The ways add up in different orders, so their results tell which it was."""
-    for sizes, chosen in (((2, 2, 3, 70, 9, 11, 5, 2, 3), "launch"), ((1, 1, 3, 700, 9, 4, 3, 1, 1), "steps")):
-        given = inputs(model, sizes, device, torch.float32)
-        found = {}
-        for way in ("launch", "steps"):
-            choose(way)
-            found[way] = outputs(model, given)
-        assert not torch.equal(found["launch"], found["steps"])
-        monkeypatch.delenv("ROUTING_EXT_SEQUENCE")
-        assert torch.equal(outputs(model, given), found[chosen])
+    check_chosen("1", model, (2, 2, 3, 70, 0, 70, 33, 1, 3), device, choose, monkeypatch)
+    check_chosen("steps", model, (1, 1, 3, 700, 0, 70, 33, 1, 1), device, choose, monkeypatch)
 
 
-def test_too_large_for_one_launch(device: str, choose: Callable[[str], None]) -> None:
-    given = inputs("dnc", (1, 1, 1, 1, 1, 1200, 1, 1, 7), device)
-    choose("launch")
-    with pytest.raises(RuntimeError, match=r"memory_sequence: ROUTING_EXT_SEQUENCE must be steps for a network whose vectors"):
-        outputs("dnc", given)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of the GPU that is emulated")
+def test_a_large_link_is_shared_by_blocks(
+    device: str, choose: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_chosen("8", "dnc", (1, 1, 2, 4, 0, 500, 33, 1, 1), device, choose, monkeypatch)
 
 
-def test_unknown_way(device: str, choose: Callable[[str], None]) -> None:
-    choose("graph")
-    with pytest.raises(RuntimeError, match="memory_sequence: ROUTING_EXT_SEQUENCE must be steps or launch, got graph"):
+def test_does_not_fit(device: str, choose: Callable[[str], None]) -> None:
+    message = "memory_sequence: ROUTING_EXT_SEQUENCE must be steps where the vectors of a sample do not fit"
+    choose("1")
+    with pytest.raises(RuntimeError, match=f"{message}.*, got 1"):
+        outputs("dnc", inputs("dnc", (1, 1, 1, 1, 1, 1200, 1, 1, 7), device))
+    choose("2")
+    with pytest.raises(RuntimeError, match=f"{message}.*, or so many blocks do not run at once, got 2"):
+        outputs("ntm", inputs("ntm", MANY, device))
+
+
+@pytest.mark.parametrize("way", ["launch", "0", "3", "16"])
+def test_unknown_way(way: str, device: str, choose: Callable[[str], None]) -> None:
+    choose(way)
+    with pytest.raises(RuntimeError, match=f"memory_sequence: ROUTING_EXT_SEQUENCE must be steps, 1, 2, 4 or 8, got {way}"):
         outputs("ntm", inputs("ntm", ORDINARY, device))

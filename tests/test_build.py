@@ -144,6 +144,13 @@ def test_compiles_for_arm64(source: str, tmp_path: Path) -> None:
     succeed(run("aarch64-linux-gnu-g++", *flags, "-Werror", "-c", source, "-o", tmp_path / "arm64.o"))
 
 
+@pytest.mark.skipif(INFO["cuda"] is None, reason="needs nvcc")
+@pytest.mark.parametrize("source", setup.CUDA_KERNELS)
+def test_compiles_for_the_oldest_gpu(source: str, tmp_path: Path) -> None:
+    nvcc = setup.find_cuda()[0] / "bin" / "nvcc"
+    succeed(run(nvcc, "-std=c++17", "-O0", "-arch=compute_75", "-Werror=all-warnings", "-ptx", source, "-o", tmp_path / "ptx"))
+
+
 # ---- the library -----------------------------------------------------------------------------------------------------
 
 
@@ -264,10 +271,23 @@ def test_cuda_without_nvcc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
         setup.find_cuda()
 
 
-def test_cuda_archs(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert setup.cuda_archs() == ["8.0", "9.0+PTX"]
+def test_cuda_archs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text("#!/bin/sh\nprintf 'compute_75\\ncompute_80\\ncompute_90\\n'\n")
+    nvcc.chmod(0o755)
+
+    def chosen(gpus: list[tuple[int, int]]) -> list[str]:
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(gpus))
+        monkeypatch.setattr(torch.cuda, "get_device_capability", gpus.__getitem__)
+        archs: list[str] = setup.cuda_archs(torch, nvcc)
+        return archs
+
+    assert chosen([]) == ["8.0", "9.0+PTX"]
+    assert chosen([(9, 0), (7, 5), (9, 0)]) == ["7.5", "9.0+PTX"]
+    assert chosen([(8, 0), (13, 0)]) == ["8.0+PTX"]  # nvcc does not know the second
+    assert chosen([(13, 0)]) == ["8.0", "9.0+PTX"]
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.6 9.0a;12.0+PTX")
-    assert [flag for arch in setup.cuda_archs() for flag in setup.gencode(arch)] == [
+    assert [flag for arch in chosen([(9, 0)]) for flag in setup.gencode(arch)] == [
         "-gencode=arch=compute_86,code=sm_86",
         "-gencode=arch=compute_90a,code=sm_90a",
         "-gencode=arch=compute_120,code=sm_120",
@@ -275,7 +295,7 @@ def test_cuda_archs(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "Volta")
     with pytest.raises(SystemExit, match=r"TORCH_CUDA_ARCH_LIST must be like '8.0;9.0\+PTX', got 'Volta'"):
-        setup.cuda_archs()
+        chosen([])
 
 
 def test_old_torch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,21 +155,16 @@ __device__ __forceinline__ void multiply_tile(int64_t depth, const LoadA& load_a
 
 // ---- the same on tensor cores ----------------------------------------------------------------------------------------------
 
-namespace wmma = nvcuda::wmma;
-
-// By element type: what a fragment holds, and of how many depths.
-template <class T>
-struct TensorCore {
-  using Fragment = T;
-  static constexpr int kStep = 16;
-};
-template <>
-struct TensorCore<float> {
-  using Fragment = wmma::precision::tf32;
-  static constexpr int kStep = 8;
-};
+// Before compute capability 8.0 they know neither bfloat16 nor TF32, and all is multiplied as float.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+#define ROUTING_EXT_TENSOR_CORES 1
+#else
+#define ROUTING_EXT_TENSOR_CORES 0
+#endif
 
 constexpr int kFragment = 16;  // its rows and columns
+template <class T>
+constexpr int kFragmentDepth = sizeof(T) == sizeof(float) ? 8 : 16;
 
 // Which part of the tile a warp computes: as near to a square as it goes.
 template <class Shape>
@@ -179,7 +174,7 @@ struct WarpTile {
   static constexpr int kRows = Shape::kRows / kWarpRows, kCols = Shape::kCols / kWarpCols;
   static constexpr int kRowFragments = kRows / kFragment, kColFragments = kCols / kFragment;
   static_assert(kRows % kFragment == 0 && kCols % kFragment == 0, "whole fragments");
-  static_assert(kDepth % TensorCore<float>::kStep == 0 && kDepth % TensorCore<__half>::kStep == 0, "whole steps");
+  static_assert(kDepth % kFragmentDepth<float> == 0 && kDepth % kFragmentDepth<__half> == 0, "whole fragments");
 
   static constexpr int kStride = Shape::kCols + 4;  // of the sums in shared memory; spreads a column over the banks
   static constexpr int64_t kSums = int64_t{Shape::kRows} * kStride;
@@ -187,6 +182,10 @@ struct WarpTile {
   static __device__ __forceinline__ int first_row() { return threadIdx.x / kWarp / kWarpCols * kRows; }
   static __device__ __forceinline__ int first_col() { return threadIdx.x / kWarp % kWarpCols * kCols; }
 };
+
+#if ROUTING_EXT_TENSOR_CORES
+
+namespace wmma = nvcuda::wmma;
 
 // TF32 wants its operands rounded.
 template <class T, class Fragment>
@@ -202,12 +201,13 @@ template <class Shape, class T, class LoadA, class LoadB, class AfterStep>
 __device__ __forceinline__ void multiply_tile_on_tensor_cores(int64_t depth, const LoadA& load_a, const LoadB& load_b,
                                                               SharedArena& arena, ThreadTile<Shape, float>& tile,
                                                               AfterStep&& after_step) {
-  using Core = TensorCore<T>;
+  using Element = std::conditional_t<std::is_same_v<T, float>, wmma::precision::tf32, T>;
+  constexpr int kStep = kFragmentDepth<T>;
   using Warp = WarpTile<Shape>;
   TileA<Shape, T> a(arena);
   TileB<Shape, T> b(arena);
   float* sums = arena.take<float>(Warp::kSums);
-  wmma::fragment<wmma::accumulator, kFragment, kFragment, Core::kStep, float> sum[Warp::kRowFragments][Warp::kColFragments];
+  wmma::fragment<wmma::accumulator, kFragment, kFragment, kStep, float> sum[Warp::kRowFragments][Warp::kColFragments];
 #pragma unroll
   for (int i = 0; i < Warp::kRowFragments; ++i) {
 #pragma unroll
@@ -221,9 +221,8 @@ __device__ __forceinline__ void multiply_tile_on_tensor_cores(int64_t depth, con
     const bool more = first + kDepth < depth;
     if (more) a.fetch(load_a, first + kDepth), b.fetch(load_b, first + kDepth);
 #pragma unroll
-    for (int k = 0; k < kDepth; k += Core::kStep) {
-      wmma::fragment<wmma::matrix_a, kFragment, kFragment, Core::kStep, typename Core::Fragment, wmma::col_major>
-          rows[Warp::kRowFragments];
+    for (int k = 0; k < kDepth; k += kStep) {
+      wmma::fragment<wmma::matrix_a, kFragment, kFragment, kStep, Element, wmma::col_major> rows[Warp::kRowFragments];
 #pragma unroll
       for (int i = 0; i < Warp::kRowFragments; ++i) {
         wmma::load_matrix_sync(rows[i], a.row(buffer, k) + Warp::first_row() + i * kFragment, a.kStride);
@@ -231,7 +230,7 @@ __device__ __forceinline__ void multiply_tile_on_tensor_cores(int64_t depth, con
       }
 #pragma unroll
       for (int j = 0; j < Warp::kColFragments; ++j) {
-        wmma::fragment<wmma::matrix_b, kFragment, kFragment, Core::kStep, typename Core::Fragment, wmma::row_major> cols;
+        wmma::fragment<wmma::matrix_b, kFragment, kFragment, kStep, Element, wmma::row_major> cols;
         wmma::load_matrix_sync(cols, b.row(buffer, k) + Warp::first_col() + j * kFragment, b.kStride);
         round_fragment<T>(cols);
 #pragma unroll
@@ -263,12 +262,8 @@ __device__ __forceinline__ void multiply_tile_on_tensor_cores(int64_t depth, con
   }
 }
 
-// Before compute capability 8.0 they know neither bfloat16 nor TF32, and all is multiplied as float.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-constexpr bool kTensorCores = false;
-#else
-constexpr bool kTensorCores = true;
-#endif
+#endif  // ROUTING_EXT_TENSOR_CORES
+
 template <class T>
 constexpr bool kIsLow = sizeof(T) < sizeof(float);
 
@@ -276,11 +271,11 @@ constexpr bool kIsLow = sizeof(T) < sizeof(float);
 template <class T, bool kTf32, class Shape, class LoadA, class LoadB, class AfterStep>
 __device__ __forceinline__ void multiply(int64_t depth, const LoadA& load_a, const LoadB& load_b, SharedArena& arena,
                                          ThreadTile<Shape, Accumulator<T>>& tile, AfterStep&& after_step) {
-  if constexpr (kTensorCores && (kIsLow<T> || kTf32)) {
-    multiply_tile_on_tensor_cores<Shape, T>(depth, load_a, load_b, arena, tile, after_step);
-  } else {
-    multiply_tile(depth, load_a, load_b, arena, tile, after_step);
-  }
+#if ROUTING_EXT_TENSOR_CORES
+  if constexpr (kIsLow<T> || kTf32)
+    return multiply_tile_on_tensor_cores<Shape, T>(depth, load_a, load_b, arena, tile, after_step);
+#endif
+  multiply_tile(depth, load_a, load_b, arena, tile, after_step);
 }
 
 // Of a block that keeps the numbers of so many samples, and calls multiply.

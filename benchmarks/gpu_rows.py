@@ -9,7 +9,8 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -78,6 +79,11 @@ class Timer:
             torch.cuda.synchronize()
             return None
         return self.quartiles(graph.replay)
+
+    def side(self, call: Call, as_graph: bool = True) -> dict[str, list[float]]:
+        """As a call, and replayed if that is asked for and possible."""
+        graph = self.replayed(call) if as_graph else None
+        return {"us": self.quartiles(call)} | ({} if graph is None else {"graph_us": graph})
 
 
 def with_backward(
@@ -175,12 +181,7 @@ def _selection_row(timer: Timer, d: int, o: int, num_modules: int, batch: int, d
     if theirs is not None and device != "cpu":
         calls["grouped_mm"] = with_backward(theirs, x, grad, list(bank.parameters()))
     check_agreement(calls)
-    sides = {}
-    for name, call in calls.items():
-        sides[name] = {"us": timer.quartiles(call)}
-        graph = timer.replayed(call) if name in ("LinearBank", "grouped_mm") else None
-        if graph is not None:
-            sides[name]["graph_us"] = graph
+    sides = {name: timer.side(call, name in ("LinearBank", "grouped_mm")) for name, call in calls.items()}
     selected = len(set(actions.tolist()))
     work = linear_work(batch, selected, d, o, str(dtype).removeprefix("torch."), True)
     best = sides["LinearBank"].get("graph_us", sides["LinearBank"]["us"])[1]
@@ -197,11 +198,9 @@ def move_rows(timer: Timer, tiny: bool) -> Iterator[Row]:
             ("gather_rows", lambda: gather_rows(x, order)),  # noqa: B023
             ("scatter_rows", lambda: scatter_rows(x, order, batch)),  # noqa: B023
         ):
-            us = timer.quartiles(call)
-            graph = timer.replayed(call)
-            sides = {"ours": {"us": us, **({} if graph is None else {"graph_us": graph})}}
-            gb_s = 2 * x.numel() * x.element_size() / (graph or us)[1] / 1e3
-            yield {"bench": name, "case": {"B": batch, "d": width}, "sides": sides, "gb_s": float(f"{gb_s:.4g}")}
+            side = timer.side(call)
+            gb_s = 2 * x.numel() * x.element_size() / side.get("graph_us", side["us"])[1] / 1e3
+            yield {"bench": name, "case": {"B": batch, "d": width}, "sides": {"ours": side}, "gb_s": float(f"{gb_s:.4g}")}
 
 
 def plan_rows(timer: Timer, tiny: bool) -> Iterator[Row]:
@@ -238,43 +237,55 @@ def routing_rows(timer: Timer, tiny: bool) -> Iterator[Row]:
         yield {"bench": "routing_step", "case": {"B": batch, "tasks": TASKS, "decisions": 3}, "sides": sides}
 
 
+class SequenceSize(NamedTuple):
+    steps: int
+    batch: int
+    hidden: int
+    heads: int
+    locations: int
+    word: int
+
+
+# Of the CPU's benchmarks, and one that fills a GPU.
+SEQUENCES = {
+    "S": SequenceSize(9, 16, 64, 4, 16, 16),
+    "M": SequenceSize(32, 16, 100, 4, 128, 32),
+    "L": SequenceSize(16, 8, 256, 4, 512, 64),
+    "XL": SequenceSize(64, 64, 256, 4, 256, 64),
+}
+
+
 def sequence_rows(timer: Timer, tiny: bool) -> Iterator[Row]:
-    """A DNC over 20 steps, both passes, by steps and in one launch (docs/cuda-memory.md)."""
-    sizes = [(8, 6, 4, 1)] if tiny else [(64, 16, 16, 1), (128, 128, 32, 2), (256, 256, 64, 4)]
-    for hidden, locations, word, reads in sizes:
-        for batch in [3] if tiny else [1, 16, 64, 128, 512]:
-            yield _sequence_row(timer, batch, hidden, locations, word, reads)
+    """A DNC over a sequence, both passes: each way of docs/cuda-memory.md, and its definition in plain PyTorch."""
+    sizes = {"tiny": SequenceSize(2, 3, 8, 1, 6, 4)} if tiny else SEQUENCES
+    for name, size in sizes.items():
+        yield _sequence_row(timer, name, size)
 
 
-def _sequence_row(timer: Timer, batch: int, hidden: int, locations: int, word: int, reads: int) -> Row:
+def _sequence_row(timer: Timer, name: str, size: SequenceSize) -> Row:
     torch.manual_seed(0)
-    steps, width = 20, 8
+    width = 8
     circuit = DNCCircuit(
-        input_dim=width, output_dim=width, hidden_dim=hidden, num_write_heads=1, num_read_heads=reads, mem_hei=locations,
-        mem_wid=word,
+        input_dim=width, output_dim=width, hidden_dim=size.hidden, num_write_heads=1, num_read_heads=size.heads,
+        mem_hei=size.locations, mem_wid=size.word,
     ).to(timer.device)  # fmt: skip
-    weights = list(circuit.parameters())
-    x = torch.randn(steps, batch, width, device=timer.device).requires_grad_()
-    grad = torch.randn(steps, batch, width, device=timer.device)
-    call = with_backward(lambda t: dnc_sequence(t, circuit._weights(), num_locations=locations)[0], x, grad, weights)
-    variable = "ROUTING_EXT_SEQUENCE"
-    before, sides = os.environ.get(variable, ""), {}
-    try:
-        for name, way in (("by steps", "steps"), ("in one launch", "launch"), ("as chosen", "")):
-            os.environ[variable] = way
+    weights, n = list(circuit.parameters()), size.locations
+    x = torch.randn(size.steps, size.batch, width, device=timer.device).requires_grad_()
+    grad = torch.randn(size.steps, size.batch, width, device=timer.device)
+    call = with_backward(lambda t: dnc_sequence(t, circuit._weights(), num_locations=n)[0], x, grad, weights)
+    sides = {}
+    ways = {"by steps": "steps"} | {f"{b} blocks a sample": b for b in ("1", "2", "4", "8")} | {"as chosen": ""}
+    for side, way in ways.items():
+        with mock.patch.dict(os.environ, ROUTING_EXT_SEQUENCE=way):
             try:
-                sides[name] = {"us": timer.quartiles(call)}
+                sides[side] = timer.side(call)
             except RuntimeError as error:
-                if variable not in str(error):
-                    raise
-                continue  # its vectors do not fit
-            graph = timer.replayed(call)
-            if graph is not None:
-                sides[name]["graph_us"] = graph
-    finally:
-        os.environ[variable] = before
-    case = {"T": steps, "B": batch, "H": hidden, "N": locations, "W": word, "R": reads}
-    return {"bench": "dnc_sequence", "case": case, "sides": sides}
+                if "ROUTING_EXT_SEQUENCE" not in str(error):
+                    raise  # else its vectors do not fit, or there are no such clusters
+    state = circuit.initial_state(size.batch)
+    plain = with_backward(lambda t: reference.dnc_sequence(t, circuit._weights(), state)[0], x, grad, weights)
+    sides["plain PyTorch"] = timer.side(plain)
+    return {"bench": "dnc_sequence", "case": {"name": name, **size._asdict()}, "sides": sides}
 
 
 def all_rows(timer: Timer, tiny: bool = False) -> Iterator[Row]:

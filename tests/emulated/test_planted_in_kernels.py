@@ -211,7 +211,11 @@ BUGS = {
         SEQUENCE, "    in_block.sync();\n    for_each(in_block, cols,", "    for_each(in_block, cols,", WRONG, file=MATRIX
     ),
     "cluster, an array of each block that they share the work on": Bug(
-        SEQUENCE, "  for_each(group.in_block(), plan.features,", "  for_each(group, plan.features,", WRONG, file=PASS_OF_SEQUENCE
+        SEQUENCE,
+        "  for_each(group.in_block(), plan.features,",
+        "  for_each(group, plan.features,",
+        WRONG,
+        file=PASS_OF_SEQUENCE,
     ),
     "cluster, no place for the sums of a block": Bug(
         SEQUENCE, " + (blocks > 1 ? cols : 0));", ");", REFUSED, "not in dynamic shared memory", file=GROUP

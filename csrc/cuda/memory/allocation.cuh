@@ -65,8 +65,8 @@ __device__ void find_free(const Group& group, const Allocation<T>& a, const T* u
   });
 }
 
-// grad [N]: of the allocation. grad_usage [N] is added to. s, x [N], of each block, and partials are scratch. A barrier within;
-// none before and after.
+// grad [N]: of the allocation. grad_usage [N] is added to. s, x [N], of each block, and partials are scratch. A barrier
+// within; none before and after.
 template <class Group, class T>
 __device__ void find_free_backward(const Group& group, const Allocation<T>& a, const T* usage, const T* kept, const T* grad,
                                    T* s, T* x, T* partials, T* grad_usage) {

@@ -9,8 +9,8 @@ namespace routing_ext::cuda {
 
 __host__ __device__ constexpr int64_t norm_partials_size() { return 2 * partials_size(1, 1); }
 
-// x [size] becomes the result; normed [size] and scale [1] are set. partials [norm_partials_size]. Barriers within; none at the
-// end.
+// x [size] becomes the result; normed [size] and scale [1] are set. partials [norm_partials_size]. Barriers within; none at
+// the end.
 template <class Group, class T>
 __device__ void normalise(const Group& group, int size, T epsilon, const T* weight, const T* bias, T* x, T* normed, T* scale,
                           T* partials) {

@@ -116,7 +116,7 @@ inline int64_t multiprocessors() {
   return count;
 }
 
-// A sample is taken by one block, or by so many that are a cluster, where the device has clusters and runs all of them at once.
+// One block takes a sample, or so many that are a cluster, where the device has clusters and runs all of them at once.
 constexpr int kBlocksOfSample[] = {1, 2, 4, 8};
 
 // What fits the shared memory of these blocks on the current device: nothing, the vectors of a step, or the weights of the

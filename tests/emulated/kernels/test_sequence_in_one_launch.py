@@ -255,9 +255,7 @@ def test_many_weights_are_shared_by_samples(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of the GPU that is emulated")
-def test_a_large_link_is_shared_by_blocks(
-    device: str, choose: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_link_is_shared_by_blocks(device: str, choose: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
     check_chosen("8", "dnc", (1, 1, 2, 4, 0, 500, 33, 1, 1), device, choose, monkeypatch)
 
 

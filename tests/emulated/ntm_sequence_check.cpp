@@ -74,8 +74,7 @@ cudaError_t run(int blocks, std::vector<Values>& results) {
   forward.last_read = last_read.first<float>();
   const cudaError_t error = launch_ntm_sequence(kShape, blocks, forward, nullptr);
   if (error != cudaSuccess) return error;
-  for (const Timed* array :
-       {&last.memory, &last.write_weights, &last.read_weights, &last_hidden, &last_cell, &last_read}) {
+  for (const Timed* array : {&last.memory, &last.write_weights, &last.read_weights, &last_hidden, &last_cell, &last_read}) {
     results.push_back(array->values);
   }
 

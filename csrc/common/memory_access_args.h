@@ -32,7 +32,9 @@ struct AccessOptions {
   at::ArrayRef<double> numbers;
   MemoryOptions meaning;
 
-  AccessOptions(const char* op, at::ArrayRef<double> numbers_) : numbers(numbers_), meaning(memory_options(op, numbers_)) {}
+  AccessOptions(const char* op, at::ArrayRef<double> numbers_) : numbers(numbers_), meaning(memory_options(op, numbers_)) {
+    CHECK_ARG(op, "options", !meaning.normalises, "must be without a normalisation, which sequences have");
+  }
 };
 
 // count: of the tensors of a state and the read vectors, which the forward pass gives, beside the record. The backward pass

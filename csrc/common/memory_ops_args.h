@@ -175,9 +175,12 @@ inline auto dnc_usage_backward_args(const at::Tensor& grad, const at::Tensor& us
                       {"BN", "BVN", "BR", "BRN"});
 }
 
+inline void check_temperature(const char* op, double temperature) {
+  CHECK_ARG(op, "temperature", temperature >= 0, "must not be negative, got ", temperature);
+}
 inline auto dnc_allocation_args(const at::Tensor& usage, const at::Tensor& write_gates, double temperature) {
   MemoryOpCall a("dnc_allocation", {{"usage", "BN", usage}, {"write_gates", "BV", write_gates}}, {"BVN", "BN", "BVN"});
-  CHECK_ARG(a.op, "temperature", temperature >= 0, "must not be negative, got ", temperature);
+  check_temperature(a.op, temperature);
   a.temperature = temperature;
   return a;
 }
@@ -191,6 +194,7 @@ inline auto dnc_allocation_backward_args(const std::optional<at::Tensor>& grad_a
                   {"write_gates", "BV", write_gates},
                   {"kept", "BVN", kept}},
                  {"BN", "BV"});
+  check_temperature(a.op, temperature);
   a.temperature = temperature;
   return a;
 }

@@ -276,3 +276,11 @@ def test_a_negative_epsilon_and_a_memory_alone() -> None:
         torch.ops.routing_ext.memory_sequence(
             "dnc", numbers(norm_eps=0.0), x.detach(), [], [], None, None, None, [11, 5, 2, 3, 0], 20.0, 1, False
         )
+
+
+def test_an_accessor_has_none() -> None:
+    n, w, v, r = 5, 2, 1, 1
+    state = torch.zeros(1, n, w), torch.zeros(1, n), torch.zeros(1, v, n), torch.zeros(1, v, n, n), torch.zeros(1, v, n)
+    interface = torch.zeros(1, v * (3 * w + 3) + r * (w + 2 + 2 * v + 1))
+    with pytest.raises(RuntimeError, match="dnc_access: options must be without a normalisation, which sequences have"):
+        torch.ops.routing_ext.dnc_access(interface, *state, torch.zeros(1, r, n), numbers(norm_eps=0.0))

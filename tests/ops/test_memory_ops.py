@@ -421,6 +421,9 @@ def test_messages() -> None:
         ops.ntm_location(content, gates, shifts[..., :0], sharpness, previous)
     with pytest.raises(ValueError, match="dnc_allocation: temperature must be positive, got 0"):
         ops.dnc_allocation(memory[..., 0], gates, mode="softmax", temperature=0)
+    kept = torch.zeros(2, 2, memory.size(1), dtype=memory.dtype, device=memory.device)
+    with pytest.raises(RuntimeError, match="dnc_allocation_backward: temperature must not be negative, got -1"):
+        torch.ops.routing_ext.dnc_allocation_backward(kept, None, memory[..., 0], gates, kept, -1.0)
     for name, elements in (("dnc_access", SMALL["D"]), ("ntm_access", SMALL["T"])):
         ours, _ = next(iter(OPERATORS[name].calls.values()))
         interface, *state = OPERATORS[name].inputs(SMALL, grad=False)

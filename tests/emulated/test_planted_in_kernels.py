@@ -27,6 +27,7 @@ class Bug(NamedTuple):
 
 
 PLAN, LINEAR, TILE = "dispatch_plan", "grouped_linear", "tile_product.cuh"
+GRADIENTS = "policy_gradients"
 MEMORY, STEP, NTM = "memory/memory_ops", "memory/dnc_step", "memory/ntm_step"
 CELL, NORM = "memory/memory_cell", "memory/norm.cuh"
 SEQUENCE = "memory/ntm_sequence"
@@ -104,6 +105,18 @@ BUGS = {
     ),
     "linear, packs stored in odd places": Bug(
         LINEAR, "const bool aligned = width %", "const bool aligned = 0 %", SANITIZER, "store to misaligned address"
+    ),
+    "gradients, none": Bug(GRADIENTS, "", "", RIGHT),
+    "gradients, no barrier before the sums of warps are added": Bug(
+        GRADIENTS, f"{BARRIER}  T* out = found", "  T* out = found", WRONG
+    ),
+    "gradients, sums not set to zero": Bug(GRADIENTS, "k += kWarp) own[k] = 0;", "k += 2 * kWarp) own[k] = 0;", WRONG),
+    "gradients, lanes without a decision leave": Bug(
+        GRADIENTS,
+        "    unsigned left = __ballot",
+        "    if (column < 0) continue;\n    unsigned left = __ballot",
+        REFUSED,
+        "not reached",
     ),
     "cell, none": Bug(CELL, "", "", RIGHT),
     "cell, no barrier before the mean": Bug(

@@ -2,7 +2,7 @@
 
 Environment variables:
   ROUTING_EXT_CUDA      auto (default: where nvcc is found), 0, or 1 (fails without nvcc)
-  TORCH_CUDA_ARCH_LIST  architectures of the CUDA kernels, default those of the GPUs here or, without one, "8.0;9.0+PTX"
+  TORCH_CUDA_ARCH_LIST  architectures of the CUDA kernels, default "8.0;9.0+PTX", and "7.5" if there is such a GPU
   CUDA_HOME, CXX        the CUDA toolkit and the C++ compiler, where they are not on the path
   MAX_JOBS              how many compilers run at once, default about one a core
   ROUTING_EXT_DEBUG     1: -O0 -g
@@ -28,6 +28,7 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 TORCH_FLOOR = (2, 11)
 DEFAULT_CUDA_ARCHS = "8.0;9.0+PTX"
+OLDEST_GPU = (7, 5)  # older than what the default is for
 
 # csrc/cpu/simd is compiled once for each of these, and nothing else with flags of an instruction set.
 ISA_FLAGS = {"baseline": []}
@@ -99,17 +100,12 @@ def find_cuda():
     return Path(re.search(r"TOP=(.*)", plan)[1].strip()).resolve(), re.search(r"release ([\d.]+)", version)[1]
 
 
-def archs_of_gpus(torch, nvcc):
-    """Of the GPUs that torch sees and nvcc knows; empty without any."""
-    gpus = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
-    known = re.findall(r"compute_(\d+)\b", subprocess.check_output([nvcc, "--list-gpu-arch"], text=True)) if gpus else []
-    archs = [f"{major}.{minor}" for major, minor in sorted(gpus) if f"{major}{minor}" in known]
-    return ";".join(archs) + "+PTX" if archs else ""
-
-
-def cuda_archs(torch, nvcc):
+def cuda_archs(torch):
     given = os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip()
-    archs = re.split(r"[;, ]+", given or archs_of_gpus(torch, nvcc) or DEFAULT_CUDA_ARCHS)
+    archs = re.split(r"[;, ]+", given or DEFAULT_CUDA_ARCHS)
+    gpus = [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    if not given and OLDEST_GPU in gpus:
+        archs.insert(0, ".".join(map(str, OLDEST_GPU)))
     for arch in archs:
         if not re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", arch):
             sys.exit(f"TORCH_CUDA_ARCH_LIST must be like {DEFAULT_CUDA_ARCHS!r}, got {arch!r}")
@@ -132,7 +128,7 @@ class Build:
         # clang's OpenMP would be a second runtime beside torch's: without OpenMP, at::parallel_for runs on one thread.
         self.openmp = "clang" not in self.compiler
         self.cuda, self.cuda_version = find_cuda() or (None, None)
-        self.archs = cuda_archs(self.torch, self.cuda / "bin" / "nvcc") if self.cuda else []
+        self.archs = cuda_archs(self.torch) if self.cuda else []
         self.debug, self.sanitize = switched_on("ROUTING_EXT_DEBUG"), switched_on("ROUTING_EXT_SANITIZE")
         self.options = [name for name in ("debug", "sanitize") if getattr(self, name)]
         # A folder for each configuration, so that going back to another compiles nothing again.

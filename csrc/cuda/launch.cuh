@@ -5,11 +5,13 @@
 #include <cstddef>
 #include <utility>
 
+#include "device.cuh"
+
 namespace routing_ext::cuda {
 
 constexpr int kWarp = 32;
 constexpr unsigned kFullWarp = 0xffffffffu;
-constexpr size_t kDefaultSharedBytes = 48 * 1024;  // a kernel may have more only when asked
+constexpr int kClusterArch = 900;  // __CUDA_ARCH__ from which on there are clusters
 
 struct LaunchGrid {
   dim3 blocks, threads;
@@ -39,10 +41,11 @@ class LaunchConfig {
   cudaLaunchAttribute cluster_{};
 };
 
+// What a kernel is allowed is one for all threads of the host: so it is always the most.
 template <class... Params>
 cudaError_t allow_shared_bytes(void (*kernel)(Params...), size_t bytes) {
   if (bytes <= kDefaultSharedBytes) return cudaSuccess;
-  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_limit()));
 }
 
 template <class... Params, class... Args>
@@ -58,14 +61,20 @@ cudaError_t launch(void (*kernel)(Params...), dim3 blocks, dim3 threads, size_t 
   return launch(kernel, LaunchGrid{blocks, threads, shared_bytes}, stream, std::forward<Args>(args)...);
 }
 
-// How many clusters of this launch the current device runs at the same time; 0 where it knows none.
+// How many clusters of this launch the current device runs at the same time; 0 where it knows none, or where all there is of
+// the kernel was compiled for devices that know none.
 template <class... Params>
 int64_t clusters_at_once(void (*kernel)(Params...), const LaunchGrid& grid) {
+  cudaFuncAttributes compiled{};
+  if (device_attribute(cudaDevAttrClusterLaunch) == 0 || cudaFuncGetAttributes(&compiled, kernel) != cudaSuccess ||
+      compiled.ptxVersion < kClusterArch / 10) {
+    return 0;
+  }
   const LaunchConfig launch(grid, nullptr);
   int clusters = 0;
   if (allow_shared_bytes(kernel, grid.shared_bytes) != cudaSuccess ||
       cudaOccupancyMaxActiveClusters(&clusters, kernel, &launch.config) != cudaSuccess) {
-    cudaGetLastError();  // it is no one else's
+    cudaGetLastError();  // which is this one
     return 0;
   }
   return clusters;

@@ -272,10 +272,12 @@ template <class T, bool kTf32, class Shape, class LoadA, class LoadB, class Afte
 __device__ __forceinline__ void multiply(int64_t depth, const LoadA& load_a, const LoadB& load_b, SharedArena& arena,
                                          ThreadTile<Shape, Accumulator<T>>& tile, AfterStep&& after_step) {
 #if ROUTING_EXT_TENSOR_CORES
-  if constexpr (kIsLow<T> || kTf32)
-    return multiply_tile_on_tensor_cores<Shape, T>(depth, load_a, load_b, arena, tile, after_step);
+  constexpr bool kOnTensorCores = kIsLow<T> || kTf32;
+  if constexpr (kOnTensorCores) multiply_tile_on_tensor_cores<Shape, T>(depth, load_a, load_b, arena, tile, after_step);
+#else
+  constexpr bool kOnTensorCores = false;
 #endif
-  multiply_tile(depth, load_a, load_b, arena, tile, after_step);
+  if constexpr (!kOnTensorCores) multiply_tile(depth, load_a, load_b, arena, tile, after_step);
 }
 
 // Of a block that keeps the numbers of so many samples, and calls multiply.

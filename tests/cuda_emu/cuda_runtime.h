@@ -68,7 +68,14 @@ enum cudaFuncAttribute {
   cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
   cudaFuncAttributeNonPortableClusterSizeAllowed = 14
 };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
+  cudaDevAttrClusterLaunch = 120
+};
+struct cudaFuncAttributes {
+  int ptxVersion;
+};
 enum cudaLaunchAttributeID { cudaLaunchAttributeCooperative = 2, cudaLaunchAttributeClusterDimension = 4 };
 struct cudaLaunchAttributeValue {
   int cooperative;
@@ -94,7 +101,10 @@ inline constexpr unsigned kMaxBlockZ = 64, kMaxGridX = INT32_MAX, kMaxGridYZ = 6
 inline constexpr unsigned kMaxCluster = 8, kMaxNonPortableCluster = 16;
 inline constexpr size_t kDefaultShared = 48 << 10, kMaxShared = 227 << 10;
 inline constexpr size_t kMaxArgumentBytes = 32764;
-inline constexpr int kMultiprocessors = 132;  // of an H100
+// Of an H100.
+inline constexpr int kMultiprocessors = 132;
+inline constexpr uint64_t kMaxResidentThreads = 2048, kMaxResidentBlocks = 32;
+inline constexpr size_t kReservedShared = 1 << 10;  // of each block
 
 template <class... P>
 constexpr size_t argument_bytes() {
@@ -157,7 +167,19 @@ template <class... P>
 cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, void (*kernel)(P...), const cudaLaunchConfig_t* config) {
   const dim3 cluster = cuda_emu::cluster_of(*config);
   if (cluster.count() > cuda_emu::permissions_of(kernel).cluster) return cuda_emu::last_error = cudaErrorInvalidClusterSize;
-  *clusters = static_cast<int>(cuda_emu::kMultiprocessors / cluster.count());
+  const cudaError_t refused = cuda_emu::check_launch(*config, cuda_emu::permissions_of(kernel), cluster);
+  if (refused != cudaSuccess) return cuda_emu::last_error = refused;
+  // As many blocks to a multiprocessor as its threads and its shared memory allow, whatever their registers.
+  const uint64_t by_threads = cuda_emu::kMaxResidentThreads / config->blockDim.count();
+  const uint64_t by_shared =
+      (cuda_emu::kMaxShared + cuda_emu::kReservedShared) / (config->dynamicSmemBytes + cuda_emu::kReservedShared);
+  const uint64_t resident = std::min({by_threads, by_shared, cuda_emu::kMaxResidentBlocks});
+  *clusters = static_cast<int>(cuda_emu::kMultiprocessors * resident / cluster.count());
+  return cudaSuccess;
+}
+template <class... P>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, void (*)(P...)) {
+  attributes->ptxVersion = 90;
   return cudaSuccess;
 }
 
@@ -184,7 +206,17 @@ inline cudaError_t cudaGetDevice(int* device) {
   return cudaSuccess;
 }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount ? cuda_emu::kMultiprocessors : static_cast<int>(cuda_emu::kMaxShared);
+  switch (attribute) {
+    case cudaDevAttrMultiProcessorCount:
+      *value = cuda_emu::kMultiprocessors;
+      break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = static_cast<int>(cuda_emu::kMaxShared);
+      break;
+    case cudaDevAttrClusterLaunch:
+      *value = 1;
+      break;
+  }
   return cudaSuccess;
 }
 inline cudaError_t cudaGetLastError() { return std::exchange(cuda_emu::last_error, cudaSuccess); }
@@ -290,6 +322,7 @@ template <class T>
 T __ldg(const T* p) {
   return *p;
 }
+inline void __trap(CUDA_EMU_SITE) { cuda_emu::machine.fail("a trap", at); }
 inline void __threadfence() {}
 inline void __threadfence_block() {}
 inline int __popc(unsigned x) { return std::popcount(x); }

@@ -45,7 +45,7 @@ struct States {
   }
 };
 
-cudaError_t run(int blocks, std::vector<Values>& results) {
+cudaError_t run(SequenceWay way, std::vector<Values>& results) {
   Filler fill;
   const auto fill_first = [&](Timed& array, float low, float high) {
     fill.first(array.values, kBatch * array.size, low, high);
@@ -72,7 +72,7 @@ cudaError_t run(int blocks, std::vector<Values>& results) {
   forward.state = state.rows<float>(), forward.initial = initial.first<const float>(), forward.last = last.first<float>();
   forward.last_hidden = last_hidden.first<float>(), forward.last_cell = last_cell.first<float>();
   forward.last_read = last_read.first<float>();
-  const cudaError_t error = launch_ntm_sequence(kShape, blocks, forward, nullptr);
+  const cudaError_t error = launch_ntm_sequence(kShape, way, forward, nullptr);
   if (error != cudaSuccess) return error;
   for (const Timed* array : {&last.memory, &last.write_weights, &last.read_weights, &last_hidden, &last_cell, &last_read}) {
     results.push_back(array->values);
@@ -95,7 +95,7 @@ cudaError_t run(int blocks, std::vector<Values>& results) {
   backward.of_features = of_features.rows<float>(), backward.of_gates = of_gates.rows<float>();
   backward.of_interface = of_interface.rows<float>(), backward.of_state = of_state.first<float>();
   backward.of_cell = of_cell.first<float>(), backward.of_reset_memory = of_reset.first<float>();
-  const cudaError_t failed = launch_ntm_sequence_backward(kShape, blocks, backward, nullptr);
+  const cudaError_t failed = launch_ntm_sequence_backward(kShape, way, backward, nullptr);
   for (const Timed* array : {&of_features, &of_gates, &of_interface, &of_cell, &of_reset, &of_state.memory,
                              &of_state.write_weights, &of_state.read_weights}) {
     results.push_back(array->values);
@@ -107,7 +107,7 @@ cudaError_t run(int blocks, std::vector<Values>& results) {
 
 int main() {
   print_whether_the_same([](std::vector<Values>& results) {
-    const cudaError_t error = run(1, results);
-    return error == cudaSuccess ? run(4, results) : error;
+    const cudaError_t error = run({1, SequenceFit::weights}, results);
+    return error == cudaSuccess ? run({4, SequenceFit::weights}, results) : error;
   });
 }

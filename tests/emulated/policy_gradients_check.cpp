@@ -1,11 +1,10 @@
 // The gradients of what decisions of few rows have taken. Linked with bugs planted in the kernel.
-#include "policy_gradients.cuh"
-
 #include <cmath>
 #include <cstdint>
 #include <vector>
 
 #include "outcome.h"
+#include "policy_gradients.cuh"
 
 using namespace routing_ext::cuda;
 

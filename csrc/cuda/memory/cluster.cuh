@@ -5,20 +5,21 @@
 #include <cooperative_groups.h>
 #include <cuda_runtime.h>
 
+#include <type_traits>
+
 #include "group.cuh"
 
 namespace routing_ext::cuda {
 
-// A kernel of clusters is empty where there are none.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-constexpr bool kHasClusters = false;
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#define ROUTING_EXT_CLUSTERS 1
 #else
-constexpr bool kHasClusters = true;
+#define ROUTING_EXT_CLUSTERS 0
 #endif
 
 class ClusterGroup {
  public:
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#if ROUTING_EXT_CLUSTERS
   __device__ __forceinline__ ClusterGroup()
       : block_(static_cast<int>(cooperative_groups::this_cluster().block_rank())),
         blocks_(static_cast<int>(cooperative_groups::this_cluster().num_blocks())) {}
@@ -40,5 +41,9 @@ class ClusterGroup {
  private:
   int block_, blocks_;
 };
+
+// Whether kernels of this group are compiled for this architecture; elsewhere they trap, and are not launched.
+template <class Group>
+constexpr bool kRunsHere = ROUTING_EXT_CLUSTERS || std::is_same_v<Group, BlockGroup>;
 
 }  // namespace routing_ext::cuda

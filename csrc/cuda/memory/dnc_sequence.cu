@@ -24,14 +24,14 @@ SequenceFit dnc_sequence_fit(const SequenceShape& shape, int blocks) {
   return fit_of<DncForward<T>, ForwardPass<DncForward<T>>>(shape, blocks);
 }
 template <class T>
-cudaError_t launch_dnc_sequence(const SequenceShape& shape, int blocks, const SequenceForward<T>& sequence,
+cudaError_t launch_dnc_sequence(const SequenceShape& shape, SequenceWay way, const SequenceForward<T>& sequence,
                                 cudaStream_t stream) {
-  return launch_pass<DncForward<T>, ForwardPass<DncForward<T>>>(shape, blocks, sequence, stream);
+  return launch_pass<DncForward<T>, ForwardPass<DncForward<T>>>(shape, way, sequence, stream);
 }
 
 #define INSTANTIATE(T)                                                 \
   template SequenceFit dnc_sequence_fit<T>(const SequenceShape&, int); \
-  template cudaError_t launch_dnc_sequence(const SequenceShape&, int, const SequenceForward<T>&, cudaStream_t)
+  template cudaError_t launch_dnc_sequence(const SequenceShape&, SequenceWay, const SequenceForward<T>&, cudaStream_t)
 INSTANTIATE(float);
 INSTANTIATE(double);
 #undef INSTANTIATE

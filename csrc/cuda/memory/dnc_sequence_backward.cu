@@ -34,14 +34,15 @@ SequenceFit dnc_sequence_backward_fit(const SequenceShape& shape, int blocks) {
   return fit_of<DncBackward<T>, BackwardPass<DncBackward<T>>>(shape, blocks);
 }
 template <class T>
-cudaError_t launch_dnc_sequence_backward(const SequenceShape& shape, int blocks, const SequenceBackward<T>& sequence,
+cudaError_t launch_dnc_sequence_backward(const SequenceShape& shape, SequenceWay way, const SequenceBackward<T>& sequence,
                                          cudaStream_t stream) {
-  return launch_pass<DncBackward<T>, BackwardPass<DncBackward<T>>>(shape, blocks, sequence, stream);
+  return launch_pass<DncBackward<T>, BackwardPass<DncBackward<T>>>(shape, way, sequence, stream);
 }
 
-#define INSTANTIATE(T)                                                          \
-  template SequenceFit dnc_sequence_backward_fit<T>(const SequenceShape&, int); \
-  template cudaError_t launch_dnc_sequence_backward(const SequenceShape&, int, const SequenceBackward<T>&, cudaStream_t)
+#define INSTANTIATE(T)                                                                                             \
+  template SequenceFit dnc_sequence_backward_fit<T>(const SequenceShape&, int);                                    \
+  template cudaError_t launch_dnc_sequence_backward(const SequenceShape&, SequenceWay, const SequenceBackward<T>&, \
+                                                    cudaStream_t)
 INSTANTIATE(float);
 INSTANTIATE(double);
 #undef INSTANTIATE

@@ -12,9 +12,8 @@ namespace routing_ext::cuda {
 constexpr int kRowsAtATime = 4;  // that a team takes: as many loads are under way, and their sums share the shuffles
 
 // Rows of a matrix that a block takes, at most.
-__host__ __device__ inline int most_rows_of_block(int rows, int blocks) {
-  const int fours = (rows + kRowsAtATime - 1) / kRowsAtATime;
-  return static_cast<int>(smaller(rows, (fours + blocks - 1) / blocks * kRowsAtATime));
+__host__ __device__ constexpr int64_t most_rows_of_block(int64_t rows, int64_t blocks) {
+  return smaller(rows, divide_up(divide_up(rows, kRowsAtATime), blocks) * kRowsAtATime);
 }
 
 // The rows of a matrix that this block takes.
@@ -26,7 +25,7 @@ struct RowsOfBlock {
   // matrix: of all rows.
   template <class Group>
   __device__ __forceinline__ RowsOfBlock(const Group& group, int rows, int cols_, T* matrix) : cols(cols_) {
-    const int most = most_rows_of_block(rows, group.blocks());
+    const int64_t most = most_rows_of_block(rows, group.blocks());
     first = static_cast<int>(smaller(group.block() * most, rows));
     count = static_cast<int>(smaller(most, rows - first));
     data = matrix + static_cast<int64_t>(first) * cols;

@@ -43,7 +43,7 @@ struct LstmBackward {
   Rows<C> carried_gates;      // [4H]: the same, but zero for those that begin anew; perhaps not there
 };
 
-// The interface of each sample, normalised: (x - mean) / sqrt(variance + epsilon) * weight + bias.
+// The interface of each sample, normalised, see norm.cuh.
 template <class C>
 struct NormForward {
   StepSamples samples;
@@ -51,7 +51,7 @@ struct NormForward {
   C epsilon;
   const C *weight, *bias;  // [IF]
   Rows<C> x;               // [IF]: becomes the result
-  Rows<C> normed, scale;   // [IF]: the same without weight and bias; [1]: 1 / sqrt(...)
+  Rows<C> normed, scale;   // [IF], [1]
 };
 
 template <class C>

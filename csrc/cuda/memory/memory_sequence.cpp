@@ -190,8 +190,9 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> memory_sequence_cud
       at::addmm_out(gates, w.gate_bias, all_rows(a.x), w.input.t());
     }
     const SequenceShape shape{net.step, steps, net.hidden};
-    if (const int blocks = blocks_of_sample<C>(a.kOp, shape, false)) {
-      forward_in_one_launch(run, shape, blocks, samples, a.x, links, after);
+    const SequenceWay way = sequence_way<C>(a.kOp, shape, false);
+    if (way.blocks > 0) {
+      forward_in_one_launch(run, shape, way, samples, a.x, links, after);
     } else {
       forward_by_steps(run, masks, steps, a.x, links, after);
     }
@@ -323,8 +324,9 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>, Tensor> memory_sequ
     links.turns = static_cast<unsigned>(std::max<int64_t>(between, 1));
 
     const SequenceShape shape{net.step, steps, net.hidden};
-    if (const int blocks = blocks_of_sample<C>(a.kOp, shape, true)) {
-      backward_in_one_launch(run, shape, blocks, samples, links, of_features, of, of_state, of_cell, of_reset_memory);
+    const SequenceWay way = sequence_way<C>(a.kOp, shape, true);
+    if (way.blocks > 0) {
+      backward_in_one_launch(run, shape, way, samples, links, of_features, of, of_state, of_cell, of_reset_memory);
     } else {
       backward_by_steps(run, masks, steps, links, of_features, of, of_state, of_cell, of_reset_memory);
     }

@@ -38,9 +38,9 @@ SequenceFit ntm_sequence_fit(const SequenceShape& shape, int blocks) {
   return fit_of<NtmForward<T>, ForwardPass<NtmForward<T>>>(shape, blocks);
 }
 template <class T>
-cudaError_t launch_ntm_sequence(const SequenceShape& shape, int blocks, const SequenceForward<T>& sequence,
+cudaError_t launch_ntm_sequence(const SequenceShape& shape, SequenceWay way, const SequenceForward<T>& sequence,
                                 cudaStream_t stream) {
-  return launch_pass<NtmForward<T>, ForwardPass<NtmForward<T>>>(shape, blocks, sequence, stream);
+  return launch_pass<NtmForward<T>, ForwardPass<NtmForward<T>>>(shape, way, sequence, stream);
 }
 
 template <class T>
@@ -48,16 +48,17 @@ SequenceFit ntm_sequence_backward_fit(const SequenceShape& shape, int blocks) {
   return fit_of<NtmBackward<T>, BackwardPass<NtmBackward<T>>>(shape, blocks);
 }
 template <class T>
-cudaError_t launch_ntm_sequence_backward(const SequenceShape& shape, int blocks, const SequenceBackward<T>& sequence,
+cudaError_t launch_ntm_sequence_backward(const SequenceShape& shape, SequenceWay way, const SequenceBackward<T>& sequence,
                                          cudaStream_t stream) {
-  return launch_pass<NtmBackward<T>, BackwardPass<NtmBackward<T>>>(shape, blocks, sequence, stream);
+  return launch_pass<NtmBackward<T>, BackwardPass<NtmBackward<T>>>(shape, way, sequence, stream);
 }
 
-#define INSTANTIATE(T)                                                                                          \
-  template SequenceFit ntm_sequence_fit<T>(const SequenceShape&, int);                                          \
-  template cudaError_t launch_ntm_sequence(const SequenceShape&, int, const SequenceForward<T>&, cudaStream_t); \
-  template SequenceFit ntm_sequence_backward_fit<T>(const SequenceShape&, int);                                 \
-  template cudaError_t launch_ntm_sequence_backward(const SequenceShape&, int, const SequenceBackward<T>&, cudaStream_t)
+#define INSTANTIATE(T)                                                                                                  \
+  template SequenceFit ntm_sequence_fit<T>(const SequenceShape&, int);                                                  \
+  template cudaError_t launch_ntm_sequence(const SequenceShape&, SequenceWay, const SequenceForward<T>&, cudaStream_t); \
+  template SequenceFit ntm_sequence_backward_fit<T>(const SequenceShape&, int);                                         \
+  template cudaError_t launch_ntm_sequence_backward(const SequenceShape&, SequenceWay, const SequenceBackward<T>&,      \
+                                                    cudaStream_t)
 INSTANTIATE(float);
 INSTANTIATE(double);
 #undef INSTANTIATE

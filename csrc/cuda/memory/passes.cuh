@@ -108,7 +108,7 @@ struct WriteSweep {
   }
 };
 
-// grad [N,W]: of the next memory, becomes that of the previous one. See WriteSweep.
+// grad [N,W]: of the next memory, becomes that of the previous one. See WriteSweep. A barrier at the end.
 template <class Group, class T>
 __device__ void write_memory_backward(const Group& group, const Write<T>& write, T* grad, T* grad_weights, T* grad_left,
                                       T* grad_erase, T* grad_add, T* partials) {
@@ -147,7 +147,7 @@ struct ReadSweep {
   }
 };
 
-// read [R,W] of weights [R,N].
+// read [R,W] of weights [R,N]. A barrier at the end.
 template <class Group, class T>
 __device__ void read_memory(const Group& group, int heads, const T* weights, const T* memory, int locations, int word, T* read,
                             T* partials) {

@@ -106,16 +106,6 @@ struct SequenceBackward {
   Rows<T> of_reset_memory;             // added to, perhaps not there
 };
 
-// Multiprocessors of the current device; 0 if nobody knows.
-inline int64_t multiprocessors() {
-  int device = 0, count = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess) {
-    return 0;
-  }
-  return count;
-}
-
 // One block takes a sample, or so many that are a cluster, where the device has clusters and runs all of them at once.
 constexpr int kBlocksOfSample[] = {1, 2, 4, 8};
 
@@ -123,29 +113,34 @@ constexpr int kBlocksOfSample[] = {1, 2, 4, 8};
 // controller as well. These are held there where all blocks run at once, each on a multiprocessor of its own.
 enum class SequenceFit { none, vectors, weights };
 
-// A launch fails with cudaErrorInvalidValue where nothing fits.
+// How a pass goes: by steps, or in one launch with so many blocks for a sample, and what fits them.
+struct SequenceWay {
+  int blocks = 0;  // 0: by steps
+  SequenceFit fit = SequenceFit::none;
+};
+
 template <class T>
 SequenceFit dnc_sequence_fit(const SequenceShape& shape, int blocks);
 template <class T>
-cudaError_t launch_dnc_sequence(const SequenceShape& shape, int blocks, const SequenceForward<T>& sequence,
+cudaError_t launch_dnc_sequence(const SequenceShape& shape, SequenceWay way, const SequenceForward<T>& sequence,
                                 cudaStream_t stream);
 
 template <class T>
 SequenceFit dnc_sequence_backward_fit(const SequenceShape& shape, int blocks);
 template <class T>
-cudaError_t launch_dnc_sequence_backward(const SequenceShape& shape, int blocks, const SequenceBackward<T>& sequence,
+cudaError_t launch_dnc_sequence_backward(const SequenceShape& shape, SequenceWay way, const SequenceBackward<T>& sequence,
                                          cudaStream_t stream);
 
 template <class T>
 SequenceFit ntm_sequence_fit(const SequenceShape& shape, int blocks);
 template <class T>
-cudaError_t launch_ntm_sequence(const SequenceShape& shape, int blocks, const SequenceForward<T>& sequence,
+cudaError_t launch_ntm_sequence(const SequenceShape& shape, SequenceWay way, const SequenceForward<T>& sequence,
                                 cudaStream_t stream);
 
 template <class T>
 SequenceFit ntm_sequence_backward_fit(const SequenceShape& shape, int blocks);
 template <class T>
-cudaError_t launch_ntm_sequence_backward(const SequenceShape& shape, int blocks, const SequenceBackward<T>& sequence,
+cudaError_t launch_ntm_sequence_backward(const SequenceShape& shape, SequenceWay way, const SequenceBackward<T>& sequence,
                                          cudaStream_t stream);
 
 }  // namespace routing_ext::cuda

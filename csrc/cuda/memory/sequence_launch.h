@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 
+#include "../device.cuh"
 #include "network.h"
 #include "sequence.cuh"
 
@@ -24,6 +25,7 @@ class StepTime {
     const int64_t links = step.linked() ? step.writes * step.locations * step.locations : 0;
     const int64_t memory = step.locations * step.word, weights = s.hidden * (4 * s.features() + step.interface_size());
     const auto kilobytes = [&](int64_t elements) { return static_cast<double>(elements * element_size) / 1024; };
+    barriers_ = backward ? 25 : 17;
     weights_ = kilobytes(weights), state_ = kilobytes(backward ? 3 * links + 6 * memory : 2 * links + 4 * memory);
   }
 
@@ -33,15 +35,16 @@ class StepTime {
     return from_l2(state_, 1) + 2 * kProduct + 2 * kLaunch;
   }
   double in_one_launch(int blocks, SequenceFit fit) const {
-    constexpr double kFromShared = 130;     // KB/us
-    constexpr double kBarriers = 25 * 0.4;  // at which the blocks of a cluster wait for each other
+    constexpr double kFromShared = 130;  // KB/us
+    constexpr double kBarrier = 0.4;     // of a cluster
     const bool holds = fit == SequenceFit::weights;
     return from_l2(state_ + (holds ? 0 : weights_), blocks) + (holds ? weights_ / blocks / kFromShared : 0) +
-           (blocks > 1 ? kBarriers : 0);
+           (blocks > 1 ? barriers_ * kBarrier : 0);
   }
 
  private:
-  double batch_, multiprocessors_, weights_, state_;  // kilobytes of a sample: the weights, and what moves of its state
+  double batch_, multiprocessors_, barriers_;
+  double weights_, state_;  // kilobytes of a sample: the weights, and what moves of its state
 
   // All samples ask at the same time.
   double from_l2(double kilobytes, int blocks) const {
@@ -52,10 +55,10 @@ class StepTime {
   }
 };
 
-// How many blocks take a sample, in one launch; none, if the sequence goes by steps. For tests and measurements, the variable
-// ROUTING_EXT_SEQUENCE says it: steps, or the number.
+// The way that is estimated to take least. For tests and measurements, the variable ROUTING_EXT_SEQUENCE says it: steps, or how
+// many blocks take a sample.
 template <class C>
-int blocks_of_sample(const char* op, const SequenceShape& s, bool backward) {
+SequenceWay sequence_way(const char* op, const SequenceShape& s, bool backward) {
   const auto fit_of = [&](int blocks) {
     return s.step.dnc ? backward ? dnc_sequence_backward_fit<C>(s, blocks) : dnc_sequence_fit<C>(s, blocks)
            : backward ? ntm_sequence_backward_fit<C>(s, blocks)
@@ -63,21 +66,22 @@ int blocks_of_sample(const char* op, const SequenceShape& s, bool backward) {
   };
   const char* const variable = std::getenv("ROUTING_EXT_SEQUENCE");
   const std::string_view wanted = variable == nullptr ? "" : variable;
-  if (wanted == "steps") return 0;
+  if (wanted == "steps") return {};
   const StepTime time(s, sizeof(C), backward);
-  int chosen = 0;
+  SequenceWay chosen;
   double least = time.by_steps();
   for (const int blocks : kBlocksOfSample) {
     const bool is_wanted = wanted == std::to_string(blocks);
-    if (!is_wanted && !wanted.empty()) continue;
+    const bool may_pay = wanted.empty() && time.in_one_launch(blocks, SequenceFit::weights) < least;  // at best
+    if (!is_wanted && !may_pay) continue;
     const SequenceFit fit = fit_of(blocks);
     CHECK_ARG(op, "ROUTING_EXT_SEQUENCE", !is_wanted || fit != SequenceFit::none,
               "must be steps where the vectors of a sample do not fit the shared memory of a block, or so many blocks do not "
               "run at once, got ",
               wanted);
-    if (is_wanted) return blocks;
+    if (is_wanted) return {blocks, fit};
     if (fit == SequenceFit::none || time.in_one_launch(blocks, fit) >= least) continue;
-    chosen = blocks, least = time.in_one_launch(blocks, fit);
+    chosen = {blocks, fit}, least = time.in_one_launch(blocks, fit);
   }
   CHECK_ARG(op, "ROUTING_EXT_SEQUENCE", wanted.empty(), "must be steps, 1, 2, 4 or 8, got ", wanted);
   return chosen;
@@ -105,8 +109,9 @@ StepState<C> accessor_state(const GivenState& s) {
 // Time 0 of the tape is there, and of the gates of all other times the share of the inputs. x [T,B,IF]: the interfaces,
 // without a controller. last: is set to the state at each sample's end.
 template <class C>
-void forward_in_one_launch(const StepContext<C>& run, const SequenceShape& shape, int blocks, const SequenceSamples& samples,
-                           const at::Tensor& x, const LinkTimes<C>& links, const GivenState& last) {
+void forward_in_one_launch(const StepContext<C>& run, const SequenceShape& shape, SequenceWay way,
+                           const SequenceSamples& samples, const at::Tensor& x, const LinkTimes<C>& links,
+                           const GivenState& last) {
   const Network& net = run.net;
   const Tape& tape = run.tape;
   SequenceForward<C> all{};
@@ -124,16 +129,17 @@ void forward_in_one_launch(const StepContext<C>& run, const SequenceShape& shape
   all.state = timed_state<C>(tape.state), all.link = links, all.record = timed_rows<C>(tape.record);
   all.last = accessor_state<C>(last), all.last_hidden = sample_rows<C>(last.hidden);
   all.last_cell = sample_rows<C>(last.cell), all.last_read = sample_rows<C>(last.read_vectors);
-  check_launch(net.op, net.step.dnc ? launch_dnc_sequence(shape, blocks, all, run.stream)
-                                    : launch_ntm_sequence(shape, blocks, all, run.stream));
+  check_launch(net.op, net.step.dnc ? launch_dnc_sequence(shape, way, all, run.stream)
+                                    : launch_ntm_sequence(shape, way, all, run.stream));
 }
 
 // of_features [T+1,B,F]: from the outputs and the final states, becomes the whole. of: its gates and interface are set.
 // of_state, of_cell: of the final state, become those of the initial one. of_reset_memory: added to, perhaps empty.
 template <class C>
-void backward_in_one_launch(const StepContext<C>& run, const SequenceShape& shape, int blocks, const SequenceSamples& samples,
-                            const LinkTimes<C>& links, const at::Tensor& of_features, const StepGradients& of,
-                            const StepState<C>& of_state, const Rows<C>& of_cell, const Rows<C>& of_reset_memory) {
+void backward_in_one_launch(const StepContext<C>& run, const SequenceShape& shape, SequenceWay way,
+                            const SequenceSamples& samples, const LinkTimes<C>& links, const at::Tensor& of_features,
+                            const StepGradients& of, const StepState<C>& of_state, const Rows<C>& of_cell,
+                            const Rows<C>& of_reset_memory) {
   const Network& net = run.net;
   const Tape& tape = run.tape;
   SequenceBackward<C> all{};
@@ -149,8 +155,8 @@ void backward_in_one_launch(const StepContext<C>& run, const SequenceShape& shap
   all.of_features = timed_rows<C>(of_features), all.of_gates = timed_rows<C>(of.gates);
   all.of_interface = timed_rows<C>(of.interface);
   all.of_state = of_state, all.of_cell = of_cell, all.of_reset_memory = of_reset_memory;
-  check_launch(net.op, net.step.dnc ? launch_dnc_sequence_backward(shape, blocks, all, run.stream)
-                                    : launch_ntm_sequence_backward(shape, blocks, all, run.stream));
+  check_launch(net.op, net.step.dnc ? launch_dnc_sequence_backward(shape, way, all, run.stream)
+                                    : launch_ntm_sequence_backward(shape, way, all, run.stream));
 }
 
 }  // namespace routing_ext::cuda

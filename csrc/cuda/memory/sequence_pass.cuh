@@ -10,7 +10,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <type_traits>
 
 #include "cluster.cuh"
 #include "lstm.cuh"
@@ -48,9 +47,9 @@ struct WeightsPlace {
 
   template <class Space>
   __host__ __device__ WeightsPlace(Space& space, const ControllerPlan& p) {
-    const int64_t hidden = p.holds_weights ? p.hidden : 0;
-    recurrent = space.take_own(most_rows_of_block(4 * p.hidden, space.blocks()) * (hidden > 0 ? p.features : 0));
-    interface = space.take_own(most_rows_of_block(p.interface, space.blocks()) * hidden);
+    const bool held = p.holds_weights;
+    recurrent = space.take_own(held ? most_rows_of_block(4 * p.hidden, space.blocks()) * p.features : 0);
+    interface = space.take_own(held ? most_rows_of_block(p.interface, space.blocks()) * p.hidden : 0);
   }
 };
 // The rows of the weights that a block takes: from device memory, or from where it holds them, after a barrier.
@@ -73,9 +72,6 @@ struct ControllerWeights {
     rows.data = place;
   }
 };
-
-template <class Group>
-constexpr bool is_there = kHasClusters || std::is_same_v<Group, BlockGroup>;
 
 // ---- forward ---------------------------------------------------------------------------------------------------------------
 
@@ -169,7 +165,11 @@ template <class Accessor, class Group, class T = typename Accessor::Value>
 __global__ void __launch_bounds__(kMaxGroup, 1)
     sequence_kernel(const ControllerPlan controller, const typename Accessor::Plan __grid_constant__ plan, int64_t steps,
                     const SequenceForward<T> __grid_constant__ run) {
-  if constexpr (is_there<Group>) sequence<Accessor, Group>(controller, plan, steps, run);
+  if constexpr (kRunsHere<Group>) {
+    sequence<Accessor, Group>(controller, plan, steps, run);
+  } else {
+    __trap();
+  }
 }
 
 // ---- backward --------------------------------------------------------------------------------------------------------------
@@ -286,7 +286,11 @@ template <class Accessor, class Group, class T = typename Accessor::Value>
 __global__ void __launch_bounds__(kMaxGroup, 1)
     sequence_backward_kernel(const ControllerPlan controller, const typename Accessor::Plan __grid_constant__ plan,
                              int64_t steps, const SequenceBackward<T> __grid_constant__ run) {
-  if constexpr (is_there<Group>) sequence_backward<Accessor, Group>(controller, plan, steps, run);
+  if constexpr (kRunsHere<Group>) {
+    sequence_backward<Accessor, Group>(controller, plan, steps, run);
+  } else {
+    __trap();
+  }
 }
 
 // ---- launches --------------------------------------------------------------------------------------------------------------
@@ -328,18 +332,16 @@ SequenceFit fit_of(const SequenceShape& shape, int blocks) {
   const auto fits = [&](SequenceFit fit) {
     const LaunchGrid grid = sequence_grid<Accessor, Pass>(shape, blocks, fit);
     if (grid.shared_bytes > shared_limit()) return false;
-    return blocks == 1 || step.batch <= clusters_at_once(Pass::in_clusters, grid);
+    return blocks == 1 || step.batch == 0 || step.batch <= clusters_at_once(Pass::in_clusters, grid);
   };
   if (step.batch * blocks <= multiprocessors() && fits(SequenceFit::weights)) return SequenceFit::weights;
   return fits(SequenceFit::vectors) ? SequenceFit::vectors : SequenceFit::none;
 }
 template <class Accessor, class Pass, class Sequence>
-cudaError_t launch_pass(const SequenceShape& shape, int blocks, const Sequence& sequence, cudaStream_t stream) {
+cudaError_t launch_pass(const SequenceShape& shape, SequenceWay way, const Sequence& sequence, cudaStream_t stream) {
   if (shape.step.batch == 0) return cudaSuccess;
-  const SequenceFit fit = fit_of<Accessor, Pass>(shape, blocks);
-  if (fit == SequenceFit::none) return cudaErrorInvalidValue;
-  return launch(blocks == 1 ? Pass::kernel : Pass::in_clusters, sequence_grid<Accessor, Pass>(shape, blocks, fit), stream,
-                ControllerPlan(shape, fit), typename Accessor::Plan(shape.step), shape.steps, sequence);
+  return launch(way.blocks == 1 ? Pass::kernel : Pass::in_clusters, sequence_grid<Accessor, Pass>(shape, way.blocks, way.fit),
+                stream, ControllerPlan(shape, way.fit), typename Accessor::Plan(shape.step), shape.steps, sequence);
 }
 
 }  // namespace routing_ext::cuda

@@ -92,16 +92,6 @@ __host__ __device__ typename Space::Value* take_column_partials(Space& space, in
   return space.take_own_partials(column_partials_size<typename Space::Value>(sums, cols, space.blocks()));
 }
 
-// Shared memory that a block may have on the current device.
-inline size_t shared_limit() {
-  int device = 0, bytes = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess) {
-    return kDefaultSharedBytes;
-  }
-  return static_cast<size_t>(bytes);
-}
-
 // How a kernel that works on one sample a block is launched.
 struct SampleLaunch {
   bool in_shared;

@@ -50,7 +50,12 @@ each_way = pytest.mark.parametrize("way", WAYS, ids="-".join)
 
 @pytest.fixture
 def choose(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    return lambda way: monkeypatch.setenv("ROUTING_EXT_SEQUENCE", way)
+    def chosen(way: str) -> None:
+        if way in ("2", "4", "8") and torch.cuda.is_available() and torch.cuda.get_device_capability() < (9, 0):
+            pytest.skip("needs a GPU with clusters")
+        monkeypatch.setenv("ROUTING_EXT_SEQUENCE", way)
+
+    return chosen
 
 
 def inputs(
@@ -143,7 +148,7 @@ def test_the_same_as_by_steps(
 
 
 @each_model
-@pytest.mark.parametrize("way", [way for way in WAYS if set(way) <= {"1", "steps"}], ids="-".join)
+@pytest.mark.parametrize("way", [way for way in WAYS if "8" not in way], ids="-".join)
 def test_more_samples_than_multiprocessors(
     way: tuple[str, str], model: str, device: str, choose: Callable[[str], None]
 ) -> None:
@@ -266,7 +271,7 @@ def test_does_not_fit(device: str, choose: Callable[[str], None]) -> None:
         outputs("dnc", inputs("dnc", (1, 1, 1, 1, 1, 1200, 1, 1, 7), device))
     choose("2")
     with pytest.raises(RuntimeError, match=f"{message}.*, or so many blocks do not run at once, got 2"):
-        outputs("ntm", inputs("ntm", MANY, device))
+        outputs("ntm", inputs("ntm", (1, 200, 1, 1, 1, 700, 1, 1, 7), device))
 
 
 @pytest.mark.parametrize("way", ["launch", "0", "3", "16"])

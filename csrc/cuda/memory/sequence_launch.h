@@ -55,8 +55,8 @@ class StepTime {
   }
 };
 
-// The way that is estimated to take least. For tests and measurements, the variable ROUTING_EXT_SEQUENCE says it: steps, or how
-// many blocks take a sample.
+// The way that is estimated to take least. For tests and measurements, the variable ROUTING_EXT_SEQUENCE says it: steps, or
+// how many blocks take a sample.
 template <class C>
 SequenceWay sequence_way(const char* op, const SequenceShape& s, bool backward) {
   const auto fit_of = [&](int blocks) {

@@ -21,12 +21,12 @@ struct DncForward {
 
 template <class T>
 SequenceFit dnc_sequence_fit(const SequenceShape& shape, int blocks) {
-  return fit_of<DncForward<T>, ForwardPass<DncForward<T>>>(shape, blocks);
+  return fit_of<ForwardPass<DncForward<T>>>(shape, blocks);
 }
 template <class T>
 cudaError_t launch_dnc_sequence(const SequenceShape& shape, SequenceWay way, const SequenceForward<T>& sequence,
                                 cudaStream_t stream) {
-  return launch_pass<DncForward<T>, ForwardPass<DncForward<T>>>(shape, way, sequence, stream);
+  return launch_pass<ForwardPass<DncForward<T>>>(shape, way, sequence, stream);
 }
 
 #define INSTANTIATE(T)                                                 \

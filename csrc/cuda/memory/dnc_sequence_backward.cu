@@ -31,12 +31,12 @@ struct DncBackward {
 
 template <class T>
 SequenceFit dnc_sequence_backward_fit(const SequenceShape& shape, int blocks) {
-  return fit_of<DncBackward<T>, BackwardPass<DncBackward<T>>>(shape, blocks);
+  return fit_of<BackwardPass<DncBackward<T>>>(shape, blocks);
 }
 template <class T>
 cudaError_t launch_dnc_sequence_backward(const SequenceShape& shape, SequenceWay way, const SequenceBackward<T>& sequence,
                                          cudaStream_t stream) {
-  return launch_pass<DncBackward<T>, BackwardPass<DncBackward<T>>>(shape, way, sequence, stream);
+  return launch_pass<BackwardPass<DncBackward<T>>>(shape, way, sequence, stream);
 }
 
 #define INSTANTIATE(T)                                                                                             \

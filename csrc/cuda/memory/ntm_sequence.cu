@@ -35,22 +35,22 @@ struct NtmBackward {
 
 template <class T>
 SequenceFit ntm_sequence_fit(const SequenceShape& shape, int blocks) {
-  return fit_of<NtmForward<T>, ForwardPass<NtmForward<T>>>(shape, blocks);
+  return fit_of<ForwardPass<NtmForward<T>>>(shape, blocks);
 }
 template <class T>
 cudaError_t launch_ntm_sequence(const SequenceShape& shape, SequenceWay way, const SequenceForward<T>& sequence,
                                 cudaStream_t stream) {
-  return launch_pass<NtmForward<T>, ForwardPass<NtmForward<T>>>(shape, way, sequence, stream);
+  return launch_pass<ForwardPass<NtmForward<T>>>(shape, way, sequence, stream);
 }
 
 template <class T>
 SequenceFit ntm_sequence_backward_fit(const SequenceShape& shape, int blocks) {
-  return fit_of<NtmBackward<T>, BackwardPass<NtmBackward<T>>>(shape, blocks);
+  return fit_of<BackwardPass<NtmBackward<T>>>(shape, blocks);
 }
 template <class T>
 cudaError_t launch_ntm_sequence_backward(const SequenceShape& shape, SequenceWay way, const SequenceBackward<T>& sequence,
                                          cudaStream_t stream) {
-  return launch_pass<NtmBackward<T>, BackwardPass<NtmBackward<T>>>(shape, way, sequence, stream);
+  return launch_pass<BackwardPass<NtmBackward<T>>>(shape, way, sequence, stream);
 }
 
 #define INSTANTIATE(T)                                                                                                  \

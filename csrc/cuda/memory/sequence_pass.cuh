@@ -161,17 +161,6 @@ __device__ void sequence(const ControllerPlan& controller, const typename Access
   copy_array<Group, T>(group, run.cell.at(end)[sample], run.last_cell[sample], controller.hidden);
 }
 
-template <class Accessor, class Group, class T = typename Accessor::Value>
-__global__ void __launch_bounds__(kMaxGroup, 1)
-    sequence_kernel(const ControllerPlan controller, const typename Accessor::Plan __grid_constant__ plan, int64_t steps,
-                    const SequenceForward<T> __grid_constant__ run) {
-  if constexpr (kRunsHere<Group>) {
-    sequence<Accessor, Group>(controller, plan, steps, run);
-  } else {
-    __trap();
-  }
-}
-
 // ---- backward --------------------------------------------------------------------------------------------------------------
 
 template <class T>
@@ -282,47 +271,55 @@ __device__ void sequence_backward(const ControllerPlan& controller, const typena
   }
 }
 
-template <class Accessor, class Group, class T = typename Accessor::Value>
+// ---- launches --------------------------------------------------------------------------------------------------------------
+
+template <class Accessor_>
+struct ForwardPass {
+  using Accessor = Accessor_;
+  using T = typename Accessor::Value;
+  using Sequence = SequenceForward<T>;
+  using Work = ControllerWork<T>;
+
+  template <class Group, class... Args>
+  static __device__ void run(const Args&... args) {
+    sequence<Accessor, Group>(args...);
+  }
+};
+template <class Accessor_>
+struct BackwardPass {
+  using Accessor = Accessor_;
+  using T = typename Accessor::Value;
+  using Sequence = SequenceBackward<T>;
+  using Work = ControllerBackwardWork<T>;
+
+  template <class Group, class... Args>
+  static __device__ void run(const Args&... args) {
+    sequence_backward<Accessor, Group>(args...);
+  }
+};
+
+template <class Pass, class Group>
 __global__ void __launch_bounds__(kMaxGroup, 1)
-    sequence_backward_kernel(const ControllerPlan controller, const typename Accessor::Plan __grid_constant__ plan,
-                             int64_t steps, const SequenceBackward<T> __grid_constant__ run) {
+    pass_kernel(const ControllerPlan controller, const typename Pass::Accessor::Plan __grid_constant__ plan, int64_t steps,
+                const typename Pass::Sequence __grid_constant__ sequence) {
   if constexpr (kRunsHere<Group>) {
-    sequence_backward<Accessor, Group>(controller, plan, steps, run);
+    Pass::template run<Group>(controller, plan, steps, sequence);
   } else {
     __trap();
   }
 }
 
-// ---- launches --------------------------------------------------------------------------------------------------------------
-
-// Pass: how the kernels of a pass look.
-//   Work      the controller's arrays
-//   kernel    of one block a sample; and in_clusters
-template <class Accessor>
-struct ForwardPass {
-  using T = typename Accessor::Value;
-  using Work = ControllerWork<T>;
-  static constexpr auto kernel = sequence_kernel<Accessor, BlockGroup>, in_clusters = sequence_kernel<Accessor, ClusterGroup>;
-};
-template <class Accessor>
-struct BackwardPass {
-  using T = typename Accessor::Value;
-  using Work = ControllerBackwardWork<T>;
-  static constexpr auto kernel = sequence_backward_kernel<Accessor, BlockGroup>,
-                        in_clusters = sequence_backward_kernel<Accessor, ClusterGroup>;
-};
-
 // The grid of a pass in which so many blocks take a sample.
-template <class Accessor, class Pass>
+template <class Pass>
 LaunchGrid sequence_grid(const SequenceShape& shape, int blocks, SequenceFit fit) {
-  WorkspaceSize<typename Accessor::Value> size(blocks);
+  WorkspaceSize<typename Pass::T> size(blocks);
   [[maybe_unused]] const typename Pass::Work own(size, ControllerPlan(shape, fit));
-  [[maybe_unused]] const typename Accessor::Work work(size, typename Accessor::Plan(shape.step));
+  [[maybe_unused]] const typename Pass::Accessor::Work work(size, typename Pass::Accessor::Plan(shape.step));
   const int64_t widest = larger(larger(shape.step.locations, shape.step.word), shape.features());
   return {dim3(static_cast<unsigned>(shape.step.batch * blocks)), dim3(group_threads(widest)), size.shared_bytes(true),
           static_cast<unsigned>(blocks)};
 }
-template <class Accessor, class Pass>
+template <class Pass>
 SequenceFit fit_of(const SequenceShape& shape, int blocks) {
   const StepShape& step = shape.step;
   const int64_t rows = larger(step.writes, step.reads) * larger(step.locations, step.word);
@@ -330,18 +327,20 @@ SequenceFit fit_of(const SequenceShape& shape, int blocks) {
     return SequenceFit::none;
   }
   const auto fits = [&](SequenceFit fit) {
-    const LaunchGrid grid = sequence_grid<Accessor, Pass>(shape, blocks, fit);
+    const LaunchGrid grid = sequence_grid<Pass>(shape, blocks, fit);
     if (grid.shared_bytes > shared_limit()) return false;
-    return blocks == 1 || step.batch == 0 || step.batch <= clusters_at_once(Pass::in_clusters, grid);
+    return blocks == 1 || step.batch == 0 || step.batch <= clusters_at_once(pass_kernel<Pass, ClusterGroup>, grid);
   };
   if (step.batch * blocks <= multiprocessors() && fits(SequenceFit::weights)) return SequenceFit::weights;
   return fits(SequenceFit::vectors) ? SequenceFit::vectors : SequenceFit::none;
 }
-template <class Accessor, class Pass, class Sequence>
-cudaError_t launch_pass(const SequenceShape& shape, SequenceWay way, const Sequence& sequence, cudaStream_t stream) {
+template <class Pass>
+cudaError_t launch_pass(const SequenceShape& shape, SequenceWay way, const typename Pass::Sequence& sequence,
+                        cudaStream_t stream) {
   if (shape.step.batch == 0) return cudaSuccess;
-  return launch(way.blocks == 1 ? Pass::kernel : Pass::in_clusters, sequence_grid<Accessor, Pass>(shape, way.blocks, way.fit),
-                stream, ControllerPlan(shape, way.fit), typename Accessor::Plan(shape.step), shape.steps, sequence);
+  return launch(way.blocks == 1 ? pass_kernel<Pass, BlockGroup> : pass_kernel<Pass, ClusterGroup>,
+                sequence_grid<Pass>(shape, way.blocks, way.fit), stream, ControllerPlan(shape, way.fit),
+                typename Pass::Accessor::Plan(shape.step), shape.steps, sequence);
 }
 
 }  // namespace routing_ext::cuda

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import NoneType
 from typing import Any, NamedTuple
 
 CHOICES = {
@@ -24,6 +25,8 @@ def check_choice(op: str, name: str, value: Any) -> None:
 
 class DncOptions(NamedTuple):
     """The options of a DNC's step, which the operators take as keywords. The defaults are what pytorch-dnc does.
+
+    The layer :class:`~routing_ext.memory.DNC` has the paper's instead.
 
     ``usage="paper", strengths="oneplus", words="linear"`` is the step of Graves et al. (2016);
     ``usage="package", cosine="plain"`` is that of the package ``dnc``.
@@ -67,13 +70,19 @@ class DncOptions(NamedTuple):
             given: keywords.
 
         Raises:
-            TypeError: a keyword that is no option.
+            TypeError: a keyword that is no option, or an option of another type.
             ValueError: an option has no such value.
         """
         for name in given:
             if name not in cls._fields:
                 raise TypeError(f"{op}: options are {', '.join(cls._fields)}; got {name}")
         options = cls(**given)
+        for name in ("erase_freed", "sharpen_link", "link"):
+            if not isinstance(getattr(options, name), bool):
+                raise TypeError(f"{op}: {name} must be True or False, got {getattr(options, name)!r}")
+        for name in ("temperature", "mask_min"):
+            if not isinstance(getattr(options, name), (int, float, NoneType)):
+                raise TypeError(f"{op}: {name} must be a number, got {getattr(options, name)!r}")
         for name in ("usage", "allocation", "strengths", "words", "cosine"):
             check_choice(op, name, getattr(options, name))
         if options.allocation == "softmax" and options.temperature <= 0:

@@ -124,7 +124,7 @@ struct GroupedForwardArgs {
   GroupedForwardArgs(const at::Tensor& x_, const at::Tensor& order, const at::Tensor& layout, at::TensorList weights_,
                      at::TensorList biases_, at::IntArrayRef modules_, int64_t out_features_, Empty empty = plain_empty)
       : x(checked(x_).contiguous()),
-        in_features(x.size(1)),
+        in_features(checked_width(x, weights_, out_features_)),
         out_features(out_features_),
         routing(kOp, order, layout, x),
         stacked(is_stacked(weights_, modules_, 2)),
@@ -141,6 +141,14 @@ struct GroupedForwardArgs {
     CHECK_DIM(kOp, x, 2);
     CHECK_FLOAT(kOp, x);
     return x;
+  }
+  // If all weights fit each other, it is x that does not fit.
+  static int64_t checked_width(const at::Tensor& x, at::TensorList weights, int64_t out_features) {
+    const int64_t width = weights.empty() || weights[0].dim() < 2 ? x.size(1) : weights[0].size(-1);
+    const auto fits = [&](const at::Tensor& w) { return w.dim() >= 2 && w.size(-1) == width && w.size(-2) == out_features; };
+    CHECK_ARG(kOp, "x", width == x.size(1) || !std::all_of(weights.begin(), weights.end(), fits), "must have ", width,
+              " columns, as the weights have, got ", x.sizes());
+    return x.size(1);
   }
 };
 

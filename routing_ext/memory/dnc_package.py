@@ -239,7 +239,8 @@ class DNC(nn.Module):
         bidirectional: must be False.
 
     Raises:
-        ValueError: no such `rnn_type` or `nonlinearity`, or a bidirectional one.
+        TypeError: the arguments have version 1's places.
+        ValueError: no such `rnn_type` or `nonlinearity`, a bidirectional one, or a size below 1.
     """
 
     def __init__(
@@ -267,6 +268,21 @@ class DNC(nn.Module):
         bidirectional: bool = False,
     ) -> None:
         super().__init__()
+        if isinstance(nr_cells, bool):
+            raise TypeError(
+                f"DNC: nr_cells must be a number, got {nr_cells}. In version 1 this is the place of bidirectional: give what "
+                "follows dropout by name"
+            )
+        sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
+        sizes |= {
+            "num_hidden_layers": num_hidden_layers,
+            "nr_cells": nr_cells,
+            "read_heads": read_heads,
+            "cell_size": cell_size,
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"DNC: {name} must be at least 1, got {size}")
         kind = rnn_type.lower()
         if kind not in ("lstm", "gru", "rnn"):
             raise ValueError(f'DNC: rnn_type must be "lstm", "gru" or "rnn", got {rnn_type!r}')
@@ -290,13 +306,13 @@ class DNC(nn.Module):
         self.nonlinearity = nonlinearity
         self.independent_linears = independent_linears
         self.share_memory_between_layers = share_memory_between_layers if share_memory is None else share_memory
+        self._bare = gpu_id is not None and self.share_memory_between_layers
         self.debug = debug
         self.clip = clip
         self.read_vectors_size = read_heads * cell_size
         self.output_size = hidden_size
         self.nn_input_size = input_size + self.read_vectors_size
         self.nn_output_size = hidden_size + self.read_vectors_size
-        self._bare = gpu_id is not None
 
         mode = f"RNN_{nonlinearity.upper()}" if kind == "rnn" else kind.upper()
         options: dict[str, Any] = {"bias": bias, "dropout": dropout, "num_layers": num_hidden_layers, "device": device}
@@ -373,7 +389,9 @@ class DNC(nn.Module):
         else:
             raise TypeError(f"DNC: input_data must be a tensor or a PackedSequence, got {type(input_data).__name__}")
 
-        controllers, memories, last_read = hx or (None, None, None)
+        hx = (None, None, None) if hx is None else hx
+        self._check(hx, x.size(1))
+        controllers, memories, last_read = hx
         bare = isinstance(memories, Mapping) or (memories is None and self._bare)
         controllers = self._new_controllers(x.size(1)) if controllers is None else list(controllers)
         states = self._states(x.size(1), memories, last_read, reset_experience)
@@ -389,6 +407,19 @@ class DNC(nn.Module):
         found = [_dictionary(state) for state in states]
         after = controllers, found[0] if bare else found, last_read if pass_through_memory else torch.zeros_like(last_read)
         return (output, after, seen) if self.debug else (output, after)
+
+    def _check(self, hx: Any, batch: int) -> None:
+        """All but the memories, which check themselves."""
+        if not isinstance(hx, (tuple, list)) or len(hx) != 3 or isinstance(hx[1], Tensor):
+            raise ValueError(f"DNC: hx must be (controllers, memories, read vectors), got {_shapes(hx)}")
+        controllers, _, last_read = hx
+        expected: Any = [self.num_hidden_layers, batch, self.hidden_size]
+        expected = [[expected, expected] if self.rnn_type == "lstm" else expected] * self.num_layers
+        if controllers is not None and _shapes(controllers) != expected:
+            raise ValueError(f"DNC: the controllers in hx must have the shapes {expected}, got {_shapes(controllers)}")
+        size = self.read_vectors_size
+        if last_read is not None and (not isinstance(last_read, Tensor) or last_read.numel() != batch * size):
+            raise ValueError(f"DNC: the read vectors in hx must be [{batch}, {size}], got {_shapes(last_read)}")
 
     def _new_controllers(self, batch: int) -> list[Controller]:
         h = self.output.weight.new_zeros(self.num_hidden_layers, batch, self.hidden_size)
@@ -557,6 +588,13 @@ def _in_full_precision(device_type: str) -> AbstractContextManager[Any]:
     """Not under autocast: on CPUs torch does not have all recurrent networks in low precision."""
     is_autocast = device_type != "meta" and torch.is_autocast_enabled(device_type)
     return torch.autocast(device_type, enabled=False) if is_autocast else nullcontext()
+
+
+def _shapes(x: Any) -> Any:
+    """Of all tensors in nested lists and tuples, as lists; of anything else the type."""
+    if isinstance(x, Tensor):
+        return list(x.shape)
+    return [_shapes(part) for part in x] if isinstance(x, (tuple, list)) else type(x).__name__
 
 
 def _at(lengths: Tensor | None, x: Tensor) -> Tensor | None:

@@ -142,6 +142,8 @@ class MemoryLayer(nn.Module, Generic[State]):
         controllers: list[Any] = list(controller) if isinstance(controller, (Sequence, nn.ModuleList)) else [controller]
         if controller is None:
             controllers *= num_layers
+        elif isinstance(controller, str) or not all(callable(c) for c in controllers):
+            raise TypeError(f"{name}: controller must be callable, or a list of what is, got {controller!r}")
         if len(controllers) != num_layers:
             raise ValueError(f"{name}: controller must be one for each of {num_layers} layers, got {len(controllers)}")
         self.input_size = input_size
@@ -239,6 +241,17 @@ class MemoryLayer(nn.Module, Generic[State]):
     def _join(self, states: Sequence[State]) -> State:
         return self._State(*(torch.stack(ts) if len(ts) > 1 else ts[0].unsqueeze(0) for ts in zip(*states, strict=True)))
 
+    def _check_inputs(self, input: Input, state: State | None) -> None:
+        name = type(self).__name__
+        if not isinstance(state, (self._State, type(None))):
+            expected, got = self._State.__name__, type(state).__name__
+            raise TypeError(f"{name}: state must be a {expected}, as the layer returns it, got {got}")
+        x, cell = input if isinstance(input, Tensor) else input.data, self._cell(0)
+        dtype = cell.interface.weight.dtype
+        is_given = x.dtype == dtype or not cell.is_fused or (not x.is_meta and torch.is_autocast_enabled(x.device.type))
+        if not is_given:
+            raise TypeError(f"{name}: input must be {dtype}, as the parameters are, got {x.dtype}")
+
     def _split(self, state: State, batch: int) -> list[State]:
         for field, value in state._asdict().items():
             expected = [self.num_layers] + self._shape(field, batch)
@@ -272,9 +285,11 @@ class MemoryLayer(nn.Module, Generic[State]):
             step.
 
         Raises:
+            TypeError: input of another dtype, or no state of such a layer.
             ValueError: input, state, lengths or resets of another shape.
             RuntimeError: a length below 0 or above T.
         """
+        self._check_inputs(input, state)
         if isinstance(input, PackedSequence):
             return self._packed(input, state, lengths, resets)
         name, alone = type(self).__name__, input.dim() == 2
@@ -306,8 +321,10 @@ class MemoryLayer(nn.Module, Generic[State]):
             resets: bool ``[B]``: which samples begin anew, for example because their episode was over.
 
         Raises:
+            TypeError: x of another dtype, or no state of such a layer.
             ValueError: x, state or resets of another shape.
         """
+        self._check_inputs(x, state)
         if x.dim() != 2 or x.size(1) != self.input_size:
             raise ValueError(f"{type(self).__name__}.step: x must be [B, {self.input_size}], got {list(x.shape)}")
         if resets is not None and resets.shape != x.shape[:1]:
@@ -324,11 +341,11 @@ class MemoryLayer(nn.Module, Generic[State]):
         x, of_samples = pad_packed_sequence(input)
         if isinstance(resets, PackedSequence):
             resets, _ = pad_packed_sequence(resets)
-        elif resets is not None and self.batch_first:
-            resets = resets.transpose(0, 1)
-        if resets is not None and resets.shape != x.shape[:2]:
+        elif resets is not None:
             shape = list(x.shape[1::-1] if self.batch_first else x.shape[:2])
-            raise ValueError(f"{type(self).__name__}: resets must be bool {shape}, got {list(resets.shape)}")
+            if list(resets.shape) != shape:
+                raise ValueError(f"{type(self).__name__}: resets must be bool {shape}, got {list(resets.shape)}")
+            resets = resets.transpose(0, 1) if self.batch_first else resets
         y, after = self._run(x, state, self._masks(x, of_samples, resets))
         return packed_like(input, y, of_samples), after
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
@@ -315,6 +316,10 @@ class Decision(nn.Module):
         **kwargs: Any,
     ) -> None:
         super().__init__()
+        if num_selections < 1:
+            raise ValueError(f"{type(self).__name__}: num_selections must be at least 1, got {num_selections}")
+        if kwargs:
+            warnings.warn(f"{type(self).__name__} ignores {', '.join(kwargs)}: it has no such arguments", stacklevel=2)
         self._in_features = in_features
         self._num_selections = num_selections
         self._num_agents = num_agents

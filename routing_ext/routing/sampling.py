@@ -55,8 +55,10 @@ def next_replayed(batch_size: int, device: torch.device, num_selections: int) ->
     actions = actions.reshape(-1).to(device=device, dtype=torch.int64)
     if actions.numel() != batch_size:
         raise ValueError(f"replay: actions must have one element for each of {batch_size} samples, got {actions.numel()}")
-    if actions.numel() and (int(actions.min()) < 0 or int(actions.max()) >= num_selections):
-        raise ValueError(f"replay: actions must be in [0, {num_selections})")
+    if actions.numel():
+        least, most = int(actions.min()), int(actions.max())
+        if least < 0 or most >= num_selections:
+            raise ValueError(f"replay: actions must be in [0, {num_selections}), got {least if least < 0 else most}")
     return actions
 
 

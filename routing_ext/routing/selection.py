@@ -74,6 +74,7 @@ class Selection(nn.Module):
             ``(ys [B, ...], mxs, actions)``. A single module is called on the whole batch, whatever actions and mask say.
 
         Raises:
+            TypeError: ``actions`` is no tensor.
             ValueError: ``mxs``, ``actions`` or ``weights`` is not of the batch's length.
             RuntimeError: an action is outside ``[0, K)``, or a mask has the wrong shape, dtype or device.
         """
@@ -89,6 +90,8 @@ class Selection(nn.Module):
         modules: list[nn.Module] = list(self._submodules._modules.values())
         if len(modules) == 1:
             return modules[0](xs), mxs, actions
+        if not isinstance(actions, Tensor):
+            raise TypeError(f"Selection: actions must be the tensor that a decision gives, got {type(actions).__name__}")
         if actions.numel() != batch:
             raise ValueError(
                 f"Selection: actions must have one element for each of {batch} samples, got {list(actions.shape)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -289,8 +289,17 @@ def test_a_backward_pass_within_another(make: Make) -> None:
     torch.testing.assert_close(list(found), gradients(circuit, y, x))
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As the workers of a DataLoader have it: a child that was forked has none of its parent's OpenMP threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_forked_processes(make: Make, run: Run) -> None:
+def test_forked_processes(make: Make, run: Run, one_thread: None) -> None:
     circuit, x = make(), inputs()
     y = run(circuit, x)
     expected = gradients(circuit, y)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -275,7 +276,43 @@ def test_a_dictionary_comes_back_as_one() -> None:
 
 
 def test_names_of_version_one() -> None:
-    assert len(DNC(4, 6, num_layers=2, share_memory=False, gpu_id=-1).memories) == 2
+    shared, own = DNC(6, 10, gpu_id=-1), DNC(6, 10, num_layers=2, share_memory=False, gpu_id=-1)
+    x = torch.randn(2, 3, 6)
+    assert isinstance(shared(x)[1][1], dict)
+    _, after = own(x)
+    assert [list(memory) for memory in after[1]] == [KEYS, KEYS]
+    own(x, after)
+    with pytest.raises(
+        TypeError, match=r"DNC: nr_cells must be a number, got False\. In version 1 this is the place of bidirect"
+    ):
+        DNC(6, 10, "lstm", 1, 1, True, True, 0, False, 7, 2, 3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda c, m, r: (c[0][0], c[0][1]),
+            r"hx must be \(controllers, memories, read vectors\), got \[\[2, 2, 9\], \[2, 2, 9\]\]",
+        ),
+        (lambda c, m, r: (c, r, m), r"hx must be \(controllers, memories, read vectors\), got \["),
+        (lambda c, m, r: (c[0], m, r), r"controllers in hx must have the shapes \[\[\[2, 2, 9\], \[2, 2, 9\]\]\], got"),
+        (lambda c, m, r: ([(c[0][0], c[0][1][:, :1])], m, r), r"controllers in hx must have the shapes .*\[2, 1, 9\]\]\]$"),
+        (lambda c, m, r: (c, m, r[:1]), r"the read vectors in hx must be \[2, 12\], got \[1, 12\]"),
+    ],
+)
+def test_a_wrong_state(change: Callable[[Any, Any, Any], Any], message: str) -> None:
+    network, x = DNC(6, 9, read_heads=3, cell_size=4), torch.randn(2, 3, 6)
+    _, hx = network(x)
+    with pytest.raises(ValueError, match=f"DNC: {message}" if message.startswith("hx") else message):
+        network(x, change(*hx))
+    network(x, [[list(hx[0][0])], *hx[1:]])
+
+
+@pytest.mark.parametrize("size", ["num_layers", "num_hidden_layers", "nr_cells", "read_heads", "cell_size"])
+def test_sizes_are_at_least_one(size: str) -> None:
+    with pytest.raises(ValueError, match=f"DNC: {size} must be at least 1, got 0"):
+        DNC(6, 9, **{size: 0})
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

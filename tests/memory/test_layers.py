@@ -14,6 +14,7 @@ from helpers import normal
 from layer_cases import HIDDEN, INPUT, SIZES, Make, assert_same_states, inputs, make_layer, own_controller
 from plain_layers import plain
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from routing_ext.memory import DNC, NTM, DncState, NtmState
 
@@ -237,6 +238,12 @@ def test_wrong_options() -> None:
         NTM(INPUT, HIDDEN, **SIZES, words="relu")
     with pytest.raises(ValueError, match="NTM: num_shifts must be at least 1, got 0"):
         NTM(INPUT, HIDDEN, **SIZES, num_shifts=0)
+    with pytest.raises(TypeError, match="DNC: erase_freed must be True or False, got 'yes'"):
+        DNC(INPUT, HIDDEN, **SIZES, erase_freed="yes")
+    with pytest.raises(TypeError, match="DNC: mask_min must be a number, got 'a'"):
+        DNC(INPUT, HIDDEN, **SIZES, mask_min="a")
+    with pytest.raises(TypeError, match="DNC: controller must be callable, or a list of what is, got 'lstm'"):
+        DNC(INPUT, HIDDEN, **SIZES, controller="lstm")
 
 
 def test_wrong_inputs_and_states(make: Make) -> None:
@@ -249,6 +256,15 @@ def test_wrong_inputs_and_states(make: Make) -> None:
         layer(inputs(), layer.initial_state(3))
     with pytest.raises(ValueError, match=r"state.memory must be \[2, 2, 7, 5\], got \[1, 2, 7, 5\]"):
         layer(inputs(), make().initial_state(2))
+    name, state = type(layer).__name__, type(layer.initial_state(1)).__name__
+    h = torch.zeros(2, 2, HIDDEN)
+    for x in (inputs(), inputs()[:, 0], pack_padded_sequence(inputs(), torch.tensor([5, 3]))):
+        with pytest.raises(TypeError, match=f"{name}: state must be a {state}, as the layer returns it, got tuple"):
+            layer(x, (h, h))
+    with pytest.raises(TypeError, match=f"{name}: input must be torch.float64, as the parameters are, got torch.float32"):
+        layer(inputs().float())
+    with pytest.raises(TypeError, match=f"{name}: input must be torch.float64, as the parameters are, got torch.int64"):
+        layer.step(inputs()[0].long())
 
 
 def test_repr_names_what_was_given() -> None:

@@ -484,6 +484,14 @@ class TestErrors:
         with pytest.raises(ValueError, match="in_features and num_selections must be given"):
             make("WPL", K, None)
 
+    def test_no_selections(self) -> None:
+        with pytest.raises(ValueError, match="WPL: num_selections must be at least 1, got 0"):
+            make("WPL", 0, D)
+
+    def test_misspelt(self) -> None:
+        with pytest.warns(UserWarning, match="WPL ignores num_agent: it has no such arguments"):
+            make("WPL", num_agent=2)
+
     def test_base_class(self) -> None:
         with pytest.raises(NotImplementedError, match="Decision has neither _forward nor _decide"):
             decide(make(Decision))

@@ -154,7 +154,7 @@ X, ACTIONS = torch.zeros(3, 6, dtype=torch.float64), torch.tensor([0, 3, 1])
         ),
         ((X, dispatch_plan(ACTIONS, 5)), ValueError, r"weights must have shape \[5, o, d\]"),
         ((X, ACTIONS[:2]), RuntimeError, "order must have one index for each of 3 samples"),
-        ((X[:, 1:], ACTIONS), RuntimeError, "weights must have shape"),
+        ((X[:, 1:], ACTIONS), RuntimeError, "x must have . columns, as the weights have"),
         ((X.float(), ACTIONS), RuntimeError, "weights must have the dtype of the input"),
         ((X[None], ACTIONS), RuntimeError, "x must have 2 dimension"),
         ((X, ACTIONS + 1), RuntimeError, r"dispatch_plan: actions must be in \[0, 4\), got 4 for sample 1"),

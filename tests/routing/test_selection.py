@@ -465,6 +465,8 @@ def test_derivatives_of_second_order(name: str, device: str) -> None:
         ),
         ({"actions": torch.zeros(4, 2).long()}, ValueError, r"Selection: actions must have one element .* got \[4, 2\]"),
         ({"actions": torch.zeros(4)}, RuntimeError, "actions must have dtype int64"),
+        ({"actions": None}, TypeError, "Selection: actions must be the tensor that a decision gives, got NoneType"),
+        ({"actions": [0] * 4}, TypeError, "Selection: actions must be the tensor that a decision gives, got list"),
         ({"mask": torch.ones(3).bool()}, RuntimeError, "mask must have the shape of actions"),
         ({"mask": torch.ones(4)}, RuntimeError, "mask must have dtype bool"),
     ],
@@ -483,7 +485,7 @@ def test_action_out_of_range(action: int, device: str) -> None:
 
 
 def test_wrong_width_names_the_operator() -> None:
-    with pytest.raises(RuntimeError, match="grouped_linear: weights must have shape"):
+    with pytest.raises(RuntimeError, match=r"grouped_linear: x must have 3 columns, as the weights have, got \[2, 4\]"):
         Selection(nn.Linear(3, 2), nn.Linear(3, 2))(torch.zeros(2, 4), [None] * 2, torch.tensor([0, 1]))
 
 

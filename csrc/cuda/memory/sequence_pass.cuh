@@ -124,8 +124,8 @@ __device__ void controller_step(const Group& group, const ControllerPlan& plan, 
 }
 
 template <class Accessor, class Group, class T>
-__device__ void sequence(const ControllerPlan& controller, const typename Accessor::Plan& plan, int64_t steps,
-                         const SequenceForward<T>& run) {
+__device__ void take(const ControllerPlan& controller, const typename Accessor::Plan& plan, int64_t steps,
+                     const SequenceForward<T>& run) {
   const Group group;
   const int64_t sample = blockIdx.x / static_cast<unsigned>(group.blocks());
   Workspace<T, true, Group> space(nullptr, group);
@@ -221,8 +221,8 @@ __device__ void cut_array(const Group& group, T* grad, T* sum, int size) {
 }
 
 template <class Accessor, class Group, class T>
-__device__ void sequence_backward(const ControllerPlan& controller, const typename Accessor::Plan& plan, int64_t steps,
-                                  const SequenceBackward<T>& run) {
+__device__ void take(const ControllerPlan& controller, const typename Accessor::Plan& plan, int64_t steps,
+                     const SequenceBackward<T>& run) {
   const Group group;
   const int64_t sample = blockIdx.x / static_cast<unsigned>(group.blocks());
   Workspace<T, true, Group> space(nullptr, group);
@@ -273,37 +273,24 @@ __device__ void sequence_backward(const ControllerPlan& controller, const typena
 
 // ---- launches --------------------------------------------------------------------------------------------------------------
 
-template <class Accessor_>
-struct ForwardPass {
+template <class Accessor_, template <class> class Sequence_, template <class> class Work_>
+struct Pass {
   using Accessor = Accessor_;
   using T = typename Accessor::Value;
-  using Sequence = SequenceForward<T>;
-  using Work = ControllerWork<T>;
-
-  template <class Group, class... Args>
-  static __device__ void run(const Args&... args) {
-    sequence<Accessor, Group>(args...);
-  }
+  using Sequence = Sequence_<T>;
+  using Work = Work_<T>;
 };
-template <class Accessor_>
-struct BackwardPass {
-  using Accessor = Accessor_;
-  using T = typename Accessor::Value;
-  using Sequence = SequenceBackward<T>;
-  using Work = ControllerBackwardWork<T>;
-
-  template <class Group, class... Args>
-  static __device__ void run(const Args&... args) {
-    sequence_backward<Accessor, Group>(args...);
-  }
-};
+template <class Accessor>
+using ForwardPass = Pass<Accessor, SequenceForward, ControllerWork>;
+template <class Accessor>
+using BackwardPass = Pass<Accessor, SequenceBackward, ControllerBackwardWork>;
 
 template <class Pass, class Group>
 __global__ void __launch_bounds__(kMaxGroup, 1)
     pass_kernel(const ControllerPlan controller, const typename Pass::Accessor::Plan __grid_constant__ plan, int64_t steps,
                 const typename Pass::Sequence __grid_constant__ sequence) {
   if constexpr (kRunsHere<Group>) {
-    Pass::template run<Group>(controller, plan, steps, sequence);
+    take<typename Pass::Accessor, Group>(controller, plan, steps, sequence);
   } else {
     __trap();
   }
